@@ -1,0 +1,1 @@
+"""Benchmarks: speed and fidelity of the twin, quality of solvers."""

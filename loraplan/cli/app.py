@@ -1,0 +1,275 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AbstractContextManager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from loraplan.api import solve_config
+from loraplan.cli import doctor as checks
+from loraplan.cli import show
+from loraplan.cli.group import ErrorsInOneLine
+from loraplan.config import Config, build, load_config
+from loraplan.errors import BadInputError
+from loraplan.oracle import ORACLES
+from loraplan.plan import Plan, read_plan
+from loraplan.profiles import PROFILES
+from loraplan.registry import Registry
+from loraplan.simulation import GPUReport, simulate_config, simulate_plan
+from loraplan.validation import validate as validate_plan
+from objectives import OBJECTIVES
+from solvers import SOLVERS
+
+app = typer.Typer(
+    cls=ErrorsInOneLine,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Plan which LoRA adapters go on which GPU of a vLLM fleet, and how many adapter slots each server gets.\n\n"
+    "Exit codes: 0 done; 1 no feasible plan; 2 bad input.",
+)
+
+ConfigArgument = Annotated[
+    Path, typer.Argument(metavar="CONFIG.yaml", help="What to plan: see `loraplan schema config`.")
+]
+PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN.json", help="A plan that `loraplan solve -o` wrote.")]
+JSONOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the config: `--set workload.rate_scale=2`."),
+]
+ObjectiveOption = Annotated[str | None, typer.Option("--objective", metavar="NAME", help="Instead of the config's.")]
+OracleOption = Annotated[str | None, typer.Option("--oracle", metavar="NAME", help="Instead of the config's.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Instead of the config's.")]
+TimeLimitOption = Annotated[
+    float | None, typer.Option("--time-limit", min=0, metavar="S", help="Stop after S seconds with the best so far.")
+]
+SeedsOption = Annotated[int, typer.Option("--seeds", min=1, help="How many fresh seeds to replay.")]
+
+
+class Listed(StrEnum):
+    """What `loraplan list` lists."""
+
+    solvers = "solvers"
+    objectives = "objectives"
+    oracles = "oracles"
+    profiles = "profiles"
+
+
+class Schema(StrEnum):
+    """What `loraplan schema` describes."""
+
+    plan = "plan"
+    config = "config"
+
+
+@app.command()
+def solve(
+    config: ConfigArgument,
+    solver: Annotated[str | None, typer.Option("--solver", metavar="NAME", help="Instead of the config's.")] = None,
+    objective: ObjectiveOption = None,
+    oracle: OracleOption = None,
+    time_limit: TimeLimitOption = None,
+    seed: SeedOption = None,
+    changes: SetOption = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="PLAN.json", help="Save the plan.")] = None,
+    as_json: JSONOption = False,
+) -> None:
+    """Search a plan for a config, print it, and save it with `-o`.
+
+    Ctrl-C and --time-limit end the search with the best found so far. Exit code 1 means that there is no complete plan;
+    the reason names the adapters and the limit, and nothing is saved.
+    """
+    plan = _solve(_read(config, solver, objective, oracle, time_limit, seed, changes))
+    if as_json:
+        typer.echo(plan.to_json(), nl=False)
+    else:
+        show.plan(plan)
+    if not plan.complete:
+        show.error(f"no feasible plan: {plan.reason}")
+        raise typer.Exit(1)
+    if output is not None:
+        plan.save(output)
+        show.note(f"plan written to {output}; next: loraplan validate {output}")
+
+
+@app.command()
+def validate(
+    plan: PlanArgument,
+    seeds: SeedsOption = 3,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", metavar="CONFIG.yaml", help="Replay this config's workload instead of the plan's own."
+        ),
+    ] = None,
+    as_json: JSONOption = False,
+) -> None:
+    """Replay a plan's workload in the digital twin on fresh seeds: which GPUs starve?
+
+    A GPU is starved if it serves, in the mean over the seeds, less than the plan's served fraction (0.9 unless set) of
+    the tokens that arrive. The interval is the 95 % confidence interval of that mean.
+    """
+    made = read_plan(plan)
+    workload = None if config is None else build(load_config(config)).replay
+    with show.progress("replaying in the twin") as advance:
+        validation = validate_plan(made, workload, seeds, on_progress=advance)
+    if as_json:
+        _print_json(validation)
+    else:
+        show.validation(validation, made)
+
+
+@app.command()
+def simulate(
+    file: Annotated[
+        Path, typer.Argument(metavar="PLAN.json|CONFIG.yaml", help="A plan, or a config for a single GPU.")
+    ],
+    gpu: Annotated[
+        str | None, typer.Option("--gpu", metavar="ID", help="Of a plan: this GPU only, adapter by adapter.")
+    ] = None,
+    slots: Annotated[int | None, typer.Option("--slots", min=1, help="Of a single GPU: --max-loras.")] = None,
+    cpu_slots: Annotated[
+        int | None, typer.Option("--cpu-slots", min=1, help="Adapters in CPU memory (--max-cpu-loras); all by default.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of arrivals, lengths and routing.")] = 1,
+    changes: SetOption = None,
+    as_json: JSONOption = False,
+) -> None:
+    """Run the digital twin once: the GPUs of a plan, or one GPU that gets the whole workload of a config.
+
+    With a config the single GPU is the fleet's first, with `--slots` slots and all adapters of the workload on it.
+    """
+    with show.progress("simulating") as advance:
+        reports = _simulate(file, gpu, slots, cpu_slots, seed, changes, advance)
+    if as_json:
+        _print_json({"seed": seed, "gpus": reports})
+    else:
+        show.simulation(reports, detailed=gpu is not None or len(reports) == 1)
+
+
+@app.command()
+def compare(
+    config: ConfigArgument,
+    solvers: Annotated[str, typer.Option("--solvers", metavar="A,B", help="Registered solvers, with commas between.")],
+    objective: ObjectiveOption = None,
+    oracle: OracleOption = None,
+    time_limit: TimeLimitOption = None,
+    seed: SeedOption = None,
+    seeds: SeedsOption = 3,
+    changes: SetOption = None,
+    as_json: JSONOption = False,
+) -> None:
+    """Solve one config with several solvers, validate every plan in the twin, and print them side by side."""
+    names = [name.strip() for name in solvers.split(",") if name.strip()]
+    for name in names:
+        SOLVERS.entry(name)
+    if not names:
+        raise BadInputError("--solvers: expected at least one name")
+    rows: list[tuple[Plan, Any]] = []
+    for name in names:
+        plan = _solve(_read(config, name, objective, oracle, time_limit, seed, changes))
+        validation = None
+        if plan.complete:
+            with show.progress(f"{name}: replaying in the twin") as advance:
+                validation = validate_plan(plan, None, seeds, on_progress=advance)
+        rows.append((plan, validation))
+    if as_json:
+        _print_json([{"plan": json.loads(plan.to_json()), "validation": validation} for plan, validation in rows])
+    else:
+        show.comparison(rows)
+    if not any(plan.complete for plan, _ in rows):
+        raise typer.Exit(1)
+
+
+@app.command(name="list")
+def list_names(
+    kind: Annotated[Listed, typer.Argument(help="What to list.")],
+    as_json: JSONOption = False,
+) -> None:
+    """List what a config can name, those added by installed plugins among them."""
+    registries: dict[Listed, Registry[Any]] = {
+        Listed.solvers: SOLVERS,
+        Listed.objectives: OBJECTIVES,
+        Listed.oracles: ORACLES,
+        Listed.profiles: PROFILES,
+    }
+    entries = [registries[kind].entry(name) for name in registries[kind].names()]
+    if as_json:
+        _print_json(entries)
+    else:
+        show.entries(kind.value, entries)
+
+
+@app.command()
+def schema(kind: Annotated[Schema, typer.Argument(help="Which format.")]) -> None:
+    """Print the JSON schema of a file format."""
+    model = Plan if kind is Schema.plan else Config
+    typer.echo(json.dumps(model.model_json_schema(), indent=1))
+
+
+@app.command()
+def doctor(as_json: JSONOption = False) -> None:
+    """Check the installation: versions, packages from one place, the twin compiled and its speed."""
+    with show.progress("checking") as advance:
+        found = checks.run(advance)
+    if as_json:
+        _print_json(found)
+    else:
+        show.checks(found)
+    if not all(check.ok for check in found):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _read(
+    path: Path,
+    solver: str | None,
+    objective: str | None,
+    oracle: str | None,
+    time_limit: float | None,
+    seed: int | None,
+    changes: list[str] | None,
+) -> Config:
+    named = {"solver": solver, "objective": objective, "oracle": oracle, "time_limit_s": time_limit, "seed": seed}
+    given = [f"{key}={value}" for key, value in named.items() if value is not None]
+    return load_config(path, [*given, *(changes or [])])
+
+
+def _solve(config: Config) -> Plan:
+    progress: AbstractContextManager[Any] = show.progress(f"{config.solver.name}: placing adapters")
+    with progress as advance:
+        return solve_config(config, on_progress=lambda placed, total, gpus: advance(placed, total, f"{gpus} GPUs"))
+
+
+def _simulate(
+    file: Path,
+    gpu: str | None,
+    slots: int | None,
+    cpu_slots: int | None,
+    seed: int,
+    changes: list[str] | None,
+    advance: show.Advance,
+) -> list[GPUReport]:
+    if file.suffix == ".json":
+        if slots is not None or changes:
+            raise BadInputError("--slots and --set are for a single GPU of a config; a plan says its own")
+        return simulate_plan(read_plan(file), gpu, seed, cpu_slots, advance)
+    if gpu is not None:
+        raise BadInputError("--gpu picks a GPU of a plan; a config has none yet")
+    if slots is None:
+        raise BadInputError("a config says nothing of slots: give --slots N")
+    return [simulate_config(load_config(file, changes or []), slots, seed, cpu_slots)]
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(show.plain(value), indent=1, allow_nan=False))

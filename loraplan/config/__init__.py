@@ -1,0 +1,35 @@
+"""Configurations: the format of the file, reading it, and the planning task it describes."""
+
+from loraplan.config.build import Case, build, build_constraints, build_fleet
+from loraplan.config.load import load_config, parse_config
+from loraplan.config.schema import (
+    ArrivalsSpec,
+    Config,
+    ConstraintsSpec,
+    FleetItem,
+    GenerateSpec,
+    LengthsSpec,
+    PluginSpec,
+    PopularitySpec,
+    TraceAdaptersSpec,
+    WorkloadSpec,
+)
+
+__all__ = [
+    "Config",
+    "load_config",
+    "parse_config",
+    "Case",
+    "build",
+    "build_fleet",
+    "build_constraints",
+    "WorkloadSpec",
+    "TraceAdaptersSpec",
+    "GenerateSpec",
+    "PopularitySpec",
+    "ArrivalsSpec",
+    "LengthsSpec",
+    "FleetItem",
+    "ConstraintsSpec",
+    "PluginSpec",
+]

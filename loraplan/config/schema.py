@@ -1,0 +1,341 @@
+"""The format of a configuration file: what to plan, on which fleet, how. Pure data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetJsonSchemaHandler,
+    Tag,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
+
+from loraplan import sources
+from loraplan.errors import did_you_mean
+from loraplan.profiles import NonNegative, Positive
+from loraplan.workload import Arrivals, Floats, Lengths
+
+
+def _beside_config(path: Path, info: ValidationInfo) -> Path:
+    """A path of a config file counts from that file's folder."""
+    return info.context["folder"] / path if info.context else path
+
+
+def _profile_beside_config(profile: str, info: ValidationInfo) -> str:
+    return str(_beside_config(Path(profile), info)) if profile.endswith((".yaml", ".yml")) else profile
+
+
+InputPath = Annotated[Path, AfterValidator(_beside_config)]
+Rank = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0)]
+Window = tuple[NonNegative, NonNegative]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _know_every_key(cls, data: Any) -> Any:
+        for key in data if isinstance(data, Mapping) else ():
+            if key not in cls.model_fields:
+                hint = did_you_mean(str(key), cls.model_fields)
+                raise PydanticCustomError("unknown_key", "unknown key{hint}", {"key": str(key), "hint": hint})
+        return data
+
+
+class DirichletSpec(_Part):
+    """Shares of the requests drawn from a symmetric Dirichlet law."""
+
+    law: Literal["dirichlet"]
+    alpha: Positive = 0.5
+    """Smaller is more skewed; arXiv 2602.24044 uses 0.5."""
+
+    def weights(self, count: int, seed: int) -> Floats:
+        """Shape (count,), sum 1."""
+        return sources.dirichlet_popularity(count, self.alpha, seed)
+
+
+class ZipfSpec(_Part):
+    """Shares of the requests in proportion to 1 / place**exponent; who takes which place is drawn."""
+
+    law: Literal["zipf"]
+    exponent: NonNegative = 1.0
+    """Larger is more skewed; 0 is uniform."""
+
+    def weights(self, count: int, seed: int) -> Floats:
+        """Shape (count,), sum 1."""
+        return sources.zipf_popularity(count, self.exponent, seed)
+
+
+class UniformSpec(_Part):
+    """Equal shares of the requests."""
+
+    law: Literal["uniform"]
+
+    def weights(self, count: int, seed: int) -> Floats:
+        """Shape (count,), sum 1; the seed plays no part."""
+        return sources.uniform_popularity(count)
+
+
+PopularitySpec = Annotated[DirichletSpec | ZipfSpec | UniformSpec, Field(discriminator="law")]
+
+
+class PoissonSpec(_Part):
+    """Each adapter's requests arrive independently of each other."""
+
+    law: Literal["poisson"]
+
+    def make(self) -> Arrivals:
+        """The law of the gaps."""
+        return Arrivals()
+
+
+class GammaSpec(_Part):
+    """Each adapter's requests arrive in bursts (cv above 1) or evenly (cv below 1)."""
+
+    law: Literal["gamma"]
+    cv: float = Field(gt=0, le=20)
+    """Coefficient of variation of the gaps between an adapter's requests; 1 is Poisson."""
+
+    def make(self) -> Arrivals:
+        """The law of the gaps."""
+        return Arrivals(self.cv)
+
+
+ArrivalsSpec = Annotated[PoissonSpec | GammaSpec, Field(discriminator="law")]
+
+
+class LognormalSpec(_Part):
+    """Skewed request lengths, prompt and output joint; the defaults are those of ShareGPT (arXiv 2508.08343)."""
+
+    law: Literal["lognormal"]
+    input_cv: NonNegative = 1.12
+    """Standard deviation / mean of the prompt tokens."""
+    output_cv: NonNegative = 1.07
+    """Standard deviation / mean of the produced tokens."""
+    correlation: float = Field(default=-0.3, ge=-1, le=1)
+    """Correlation of prompt and produced tokens; it decides how much KV cache a running request holds."""
+
+    def make(self) -> sources.LengthsLaw:
+        """The law, still without its means."""
+        return partial(
+            sources.skewed_lengths, input_cv=self.input_cv, output_cv=self.output_cv, correlation=self.correlation
+        )
+
+
+class ConstantSpec(_Part):
+    """Every request of an adapter has the mean lengths, rounded to whole tokens."""
+
+    law: Literal["constant"]
+
+    def make(self) -> sources.LengthsLaw:
+        """The law, still without its means."""
+        return Lengths.constant
+
+
+LengthsSpec = Annotated[LognormalSpec | ConstantSpec, Field(discriminator="law")]
+
+
+class TraceAdaptersSpec(_Part):
+    """The adapters that a trace's requests go to."""
+
+    count: int | None = Field(default=None, gt=0)
+    """How many adapters share the requests; only for a trace that names none."""
+    ranks: tuple[Rank, ...] = Field(min_length=1)
+    """LoRA ranks, dealt round-robin over the adapters (those named by the trace: in order of first arrival)."""
+    popularity: PopularitySpec | None = None
+    """How the requests are shared (if not given, uniformly); only for a trace that names no adapters."""
+    seed: Seed = 0
+    """Decides the shares, and which requests the planner saw."""
+
+
+class GenerateSpec(_Part):
+    """Adapters made from laws."""
+
+    count: int = Field(gt=0)
+    """Number of adapters."""
+    ranks: tuple[Rank, ...] = Field(min_length=1)
+    """LoRA ranks, dealt round-robin over the adapters in random order."""
+    rates: tuple[NonNegative, ...] | None = Field(default=None, min_length=1)
+    """Request rates (requests/s), dealt round-robin. Give these or total_rate."""
+    total_rate: Positive | None = None
+    """Requests/s of all adapters together, shared by popularity. Give this or rates."""
+    popularity: PopularitySpec | None = None
+    """How total_rate is shared; uniformly if not given."""
+    rate_scale: Positive = 1.0
+    """Multiplies every rate."""
+    input_tokens: float = Field(ge=1, allow_inf_nan=False)
+    """Mean prompt tokens per request."""
+    output_tokens: float = Field(ge=1, allow_inf_nan=False)
+    """Mean produced tokens per request."""
+    seed: Seed = 0
+    """Decides the shares, and which adapter gets which rank."""
+
+    @model_validator(mode="after")
+    def _one_law_of_rates(self) -> GenerateSpec:
+        if (self.rates is None) == (self.total_rate is None):
+            raise ValueError("expected exactly one of rates and total_rate")
+        if self.popularity is not None and self.rates is not None:
+            raise ValueError("popularity shares total_rate; it makes no sense with rates")
+        return self
+
+
+def _adapters_form(value: Any) -> str:
+    return "table" if isinstance(value, str | Path) else "dealt"
+
+
+AdaptersSource = Annotated[
+    Annotated[InputPath, Tag("table")] | Annotated[TraceAdaptersSpec, Tag("dealt")], Discriminator(_adapters_form)
+]
+
+SourceKind = Literal["trace", "adapter table", "generate"]
+
+# Settings of a workload that make sense with some sources only.
+_BELONGS: dict[str, tuple[SourceKind, ...]] = {
+    "plan_window": ("trace",),
+    "replay_window": ("trace",),
+    "horizon_s": ("adapter table", "generate"),
+    "arrivals": ("adapter table", "generate"),
+    "lengths": ("adapter table", "generate"),
+}
+
+
+class WorkloadSpec(_Part):
+    """Who asks for what, when: a recorded trace and its adapters, a table of adapters, or laws to generate them."""
+
+    trace: InputPath | None = None
+    """CSV or Parquet file with columns arrived_at, num_prefill_tokens, num_decode_tokens and, optionally, adapter."""
+    adapters: AdaptersSource | None = None
+    """A table (CSV or YAML) with columns name, rank, rate, tokens_in, tokens_out; or, with a trace, how to deal them.
+
+    Of a table beside a trace that names its adapters only names and ranks count; beside one that does not, the table's
+    rates are the popularity.
+    """
+    generate: GenerateSpec | None = None
+    """Adapters made from laws, in the place of a trace or a table."""
+    rate_scale: Positive = 1.0
+    """Multiplies the rates of a trace or a table."""
+    plan_window: Window | None = None
+    """Seconds of the trace whose requests set the rates to plan for; the whole trace if not given."""
+    replay_window: Window | None = None
+    """Seconds of the trace that validation replays; plan_window if not given."""
+    horizon_s: Positive | None = None
+    """Seconds that validation replays of a table's or generated workload; 3600 if not given."""
+    arrivals: ArrivalsSpec | None = None
+    """Law of the gaps between an adapter's requests, for a table or generated workload; Poisson if not given."""
+    lengths: LengthsSpec | None = None
+    """Law of the request lengths, for a table or generated workload; lognormal, as ShareGPT, if not given."""
+
+    @property
+    def kind(self) -> SourceKind:
+        """What the workload is made from."""
+        if self.generate is not None:
+            return "generate"
+        return "adapter table" if self.trace is None else "trace"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> WorkloadSpec:
+        if self.generate is not None and (self.trace is not None or self.adapters is not None):
+            other = "adapters" if self.trace is None else "trace"
+            raise ValueError(f"generate makes the adapters; it makes no sense with {other}")
+        if self.generate is None and self.trace is None and self.adapters is None:
+            raise ValueError("expected a trace, a table of adapters, or generate")
+        if self.trace is not None and self.adapters is None:
+            raise ValueError("trace needs adapters: a table, or ranks (and a count, if the trace names no adapters)")
+        if self.trace is None and isinstance(self.adapters, TraceAdaptersSpec):
+            raise ValueError("adapters without a trace must be a table (a path); to make them from laws, use generate")
+        return self
+
+    @model_validator(mode="after")
+    def _settings_fit_source(self) -> WorkloadSpec:
+        for name, kinds in _BELONGS.items():
+            if getattr(self, name) is not None and self.kind not in kinds:
+                raise ValueError(f"{name} makes no sense with {self.kind}, only with {' or '.join(kinds)}")
+        if self.generate is not None and self.rate_scale != 1.0:
+            raise ValueError("rate_scale makes no sense with generate, which has its own")
+        for name, window in (("plan_window", self.plan_window), ("replay_window", self.replay_window)):
+            if window is not None and window[0] >= window[1]:
+                raise ValueError(f"{name} must end after it starts (got [{window[0]:g}, {window[1]:g}])")
+        return self
+
+
+class FleetItem(_Part):
+    """GPUs of one kind on offer."""
+
+    profile: Annotated[str, AfterValidator(_profile_beside_config)] = Field(min_length=1)
+    """A registered profile, or a profile file (.yaml)."""
+    count: int = Field(gt=0)
+    """How many there are."""
+
+
+class ConstraintsSpec(_Part):
+    """What every GPU of a plan must keep."""
+
+    served_fraction: float = Field(default=0.9, gt=0, le=1)
+    """A GPU that serves less than this share of the tokens that arrive is starved."""
+
+
+class PluginSpec(BaseModel):
+    """A registered name and its settings; written as the name alone, or as a mapping of name and settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    name: str = Field(min_length=1)
+    """The registered name."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """Its settings; they may also stand beside the name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_short_forms(cls, data: Any) -> Any:
+        if isinstance(data, str):
+            return {"name": data}
+        if not isinstance(data, Mapping):
+            return data
+        beside = {key: value for key, value in data.items() if key not in cls.model_fields}
+        if beside and data.get("params"):
+            raise PydanticCustomError("settings_twice", "settings stand beside the name or in params, not both")
+        named = {key: value for key, value in data.items() if key in cls.model_fields}
+        return named | {"params": beside} if beside else named
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Describe the short forms as well."""
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        mapping = schema | {"additionalProperties": True}
+        return {"description": mapping.pop("description"), "anyOf": [{"type": "string", "minLength": 1}, mapping]}
+
+
+class Config(_Part):
+    """A planning task: the workload, the fleet on offer, what to optimise and how."""
+
+    schema_version: Literal[1] = 1
+    """Version of this format."""
+    workload: WorkloadSpec
+    """Who asks for what, when."""
+    fleet: tuple[FleetItem, ...] = Field(min_length=1)
+    """GPUs on offer, in the order in which solvers try them."""
+    objective: PluginSpec = PluginSpec(name="gpu_count")
+    """What makes a plan better."""
+    constraints: ConstraintsSpec = ConstraintsSpec()
+    """What every plan must keep."""
+    solver: PluginSpec = PluginSpec(name="greedy")
+    """What searches for the plan."""
+    oracle: PluginSpec = PluginSpec(name="fluid")
+    """What predicts how a loaded GPU behaves."""
+    time_limit_s: Positive | None = None
+    """Seconds the solver may take; no limit if not given."""
+    seed: Seed = 0
+    """Seed of everything random that has no seed of its own."""

@@ -1,0 +1,30 @@
+"""What can go wrong, each with the exit code the command line gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class LoraplanError(Exception):
+    """Base of every error that loraplan raises on purpose; its text is one clear line."""
+
+    exit_code = 2
+
+
+class BadInputError(LoraplanError):
+    """A file, field, name or setting is wrong; the text says which, and what was expected."""
+
+
+class InfeasibleError(LoraplanError):
+    """There is no plan; the text says which adapters and which limit."""
+
+    exit_code = 1
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'? known: ...`` for an unknown ``name``."""
+    known = sorted(known)
+    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]!r}?" if close else ";"
+    return f"{hint} known: {', '.join(known)}"

@@ -1,0 +1,180 @@
+"""Profiles: the calibrated constants of one (GPU, base model, engine version)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from loraplan.errors import BadInputError
+from loraplan.registry import Registry
+
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+RuleSet = Literal["vllm-0.8.5", "vllm-0.32"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KVLaw(_Part):
+    """KV-cache capacity in tokens: ``tokens - slots * (per_slot + per_slot_rank * max_rank)``.
+
+    vLLM takes the memory of ``max_loras`` x ``max_lora_rank`` from the KV cache at start, whatever is loaded later.
+    """
+
+    tokens: Positive
+    per_slot: NonNegative
+    per_slot_rank: Positive
+    block_tokens: int = Field(gt=0)
+
+
+class StepLaw(_Part):
+    """Milliseconds that one engine step takes, as a sum of non-negative terms.
+
+    ``base + per_request*B + per_kv_token*KV + per_adapter*A + per_adapter_rank*A*R + per_slot*S
+    + per_prefill_token*P + per_adapter_prefill_token*A*P + eager*[tokens in the step > eager_above_tokens]``
+    with B requests scheduled, KV tokens they hold in the cache after the step, A distinct adapters in the step,
+    R ``max_lora_rank``, S slots, P prefill tokens in the step.
+    """
+
+    base: Positive
+    per_request: NonNegative
+    per_kv_token: NonNegative
+    per_adapter: NonNegative
+    per_adapter_rank: NonNegative
+    per_slot: NonNegative
+    per_prefill_token: NonNegative
+    per_adapter_prefill_token: NonNegative
+    eager: NonNegative = 0.0
+    eager_above_tokens: int = Field(default=512, ge=0)
+
+
+class LoadTimes(_Part):
+    """Milliseconds that a step waits for one adapter to be loaded.
+
+    From CPU memory to a slot: ``to_gpu`` (+ ``smaller_rank`` if the adapter's rank is below ``max_lora_rank``); from
+    disk to CPU memory first, if it is not there: ``disk + disk_per_rank * rank``.
+    """
+
+    to_gpu: NonNegative
+    smaller_rank: NonNegative = 0.0
+    disk: NonNegative
+    disk_per_rank: NonNegative = 0.0
+
+
+class Limits(_Part):
+    """The server's settings: vLLM's ``--max-model-len``, ``--max-num-seqs``, ``--max-num-batched-tokens``.
+
+    ``lora_ranks`` are the values that ``--max-lora-rank`` takes; an adapter of another rank is padded to the next one.
+    """
+
+    max_model_len: int = Field(gt=0)
+    max_num_seqs: int = Field(gt=0)
+    max_num_batched_tokens: int = Field(gt=0)
+    lora_ranks: tuple[Annotated[int, Field(gt=0)], ...] = (8, 16, 32, 64, 128, 256)
+
+
+class Profile(_Part):
+    """One server type: what its KV cache holds, how long its steps take, what it refuses.
+
+    Units: milliseconds and tokens. ``rules`` names the scheduler whose behaviour the twin reproduces.
+    ``sources`` says where the constants come from.
+    """
+
+    schema_version: Literal[1] = 1
+    name: str = Field(min_length=1)
+    gpu: str = Field(min_length=1)
+    base_model: str = Field(min_length=1)
+    engine: str = Field(min_length=1)
+    rules: RuleSet
+    kv: KVLaw
+    step_ms: StepLaw
+    load_ms: LoadTimes
+    limits: Limits
+    sources: tuple[str, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Profile:
+        if self.limits.max_num_seqs > self.limits.max_num_batched_tokens:
+            raise ValueError("limits.max_num_seqs must not exceed limits.max_num_batched_tokens")
+        if self.kv.tokens < self.limits.max_model_len:
+            raise ValueError("kv.tokens is below limits.max_model_len: the server would never start")
+        return self
+
+    def server_rank(self, rank: int) -> int:
+        """The smallest ``--max-lora-rank`` that carries an adapter of ``rank``.
+
+        Raises:
+            BadInputError: the engine takes no rank that large.
+        """
+        for allowed in sorted(self.limits.lora_ranks):
+            if rank <= allowed:
+                return allowed
+        raise BadInputError(
+            f"profile {self.name}: no --max-lora-rank of {self.engine} carries an adapter of rank {rank}"
+        )
+
+    def kv_tokens(self, slots: int, max_rank: int) -> float:
+        """KV-cache tokens left when ``slots`` slots of ``max_rank`` are reserved; may be negative."""
+        return self.kv.tokens - slots * (self.kv.per_slot + self.kv.per_slot_rank * max_rank)
+
+    def starts(self, slots: int, max_rank: int) -> bool:
+        """Whether the server starts: vLLM refuses when the KV cache cannot hold one request of ``max_model_len``."""
+        return self.kv_tokens(slots, max_rank) >= self.limits.max_model_len
+
+    def kv_blocks(self, slots: int, max_rank: int) -> int:
+        """KV blocks a scheduler may give out; vLLM V1 keeps one as the null block (v1/core/block_pool.py)."""
+        return int(self.kv_tokens(slots, max_rank) // self.kv.block_tokens) - 1
+
+    def max_slots(self, max_rank: int) -> int:
+        """The largest number of slots with which the server starts; 0 if none."""
+        per_slot = self.kv.per_slot + self.kv.per_slot_rank * max_rank
+        return int((self.kv.tokens - self.limits.max_model_len) // per_slot)
+
+
+PROFILES: Registry[Path] = Registry("profile", "loraplan.profiles")
+SHIPPED = Path(__file__).parent
+H100_LLAMA = SHIPPED / "h100-64gb" / "llama-3.1-8b.yaml"
+H100_QWEN = SHIPPED / "h100-64gb" / "qwen-2.5-7b.yaml"
+PROFILES.register("h100-64gb/llama-3.1-8b", "loraplan.profiles:H100_LLAMA", "Llama-3.1-8B on H100 64 GB, vLLM 0.8.5")
+PROFILES.register("h100-64gb/qwen-2.5-7b", "loraplan.profiles:H100_QWEN", "Qwen-2.5-7B on H100 64 GB, vLLM 0.8.5")
+
+
+def read_profile(path: Path) -> Profile:
+    """Read and check a profile file (YAML).
+
+    Raises:
+        BadInputError: the file is missing, not YAML, or a field is missing, unknown or wrong.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInputError(f"profile {path}: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInputError(f"profile {path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise BadInputError(f"profile {path}: expected a mapping of fields, got {type(data).__name__}")
+    try:
+        return Profile.model_validate(data)
+    except ValidationError as error:
+        raise BadInputError(f"profile {path}: {first_problem(error)}") from None
+
+
+def load_profile(name: str, base: Path | None = None) -> Profile:
+    """The profile registered as ``name``, or read from the file ``name`` (``.yaml``), relative to ``base``."""
+    if name.endswith((".yaml", ".yml")):
+        return read_profile((base or Path()) / name)
+    return read_profile(PROFILES.get(name))
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first complaint of a pydantic error in one line: field, what was wrong, what was given."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    given = "" if first["type"] in {"missing", "extra_forbidden"} else f" (got {first['input']!r:.80})"
+    return f"{where}: {first['msg']}{given}" if where else f"{first['msg']}"

@@ -1,0 +1,31 @@
+"""Sources: where a workload comes from - a recorded trace, a table of adapters, or laws."""
+
+from loraplan.sources.laws import (
+    LengthsLaw,
+    deal,
+    dirichlet_popularity,
+    generate_adapters,
+    numbered_names,
+    skewed_lengths,
+    uniform_popularity,
+    zipf_popularity,
+)
+from loraplan.sources.tables import read_ranks, read_rates, read_table
+from loraplan.sources.traces import Trace, from_trace, read_trace
+
+__all__ = [
+    "Trace",
+    "read_trace",
+    "from_trace",
+    "read_table",
+    "read_ranks",
+    "read_rates",
+    "LengthsLaw",
+    "generate_adapters",
+    "skewed_lengths",
+    "dirichlet_popularity",
+    "zipf_popularity",
+    "uniform_popularity",
+    "deal",
+    "numbered_names",
+]

@@ -1,0 +1,236 @@
+"""Validating a plan: replay its workload in the twin, GPU by GPU, on seeds that no oracle has seen."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from loraplan.config import Config, build
+from loraplan.errors import BadInputError
+from loraplan.files import sha256
+from loraplan.plan import Plan, PlannedGPU
+from loraplan.profiles import Profile
+from loraplan.workload import Requests, Workload
+from twin.metrics import Metrics, measure
+from twin.server import simulate
+
+FIRST_FRESH_SEED = 1_000_000
+"""Validation counts its seeds from here; oracles and workloads are given small ones."""
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over seeds and its two-sided 95 % confidence interval (Student's t); low = high = mean for one seed."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class GPUVerdict:
+    """What the twin says of one GPU of a plan; means over the seeds.
+
+    Attributes:
+        id: the GPU's id in the plan.
+        starts: its server starts (no memory error).
+        starved: it does not start, or its mean served fraction is below the limit.
+        certain: the whole confidence interval lies on one side of the limit.
+        served_fraction: tokens served / tokens that arrived.
+        itl_ms, ttft_s, ttft_p95_s, throughput_tok_s, kv_utilisation, waiting, loads, preemptions: see twin Metrics;
+            nan where nothing was served.
+        binding: the resource that requests waited for longest in most seeds, or ``none``.
+    """
+
+    id: str
+    starts: bool
+    starved: bool
+    certain: bool
+    served_fraction: Interval
+    throughput_tok_s: float
+    itl_ms: float
+    ttft_s: float
+    ttft_p95_s: float
+    kv_utilisation: float
+    waiting: float
+    loads: float
+    preemptions: float
+    binding: str
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The twin's verdict on a plan.
+
+    Attributes:
+        starved_gpus: how many of its GPUs starve.
+        gpus: one verdict per GPU.
+        seeds: the seeds of the replays.
+        horizon_s: seconds replayed.
+        limit: the served fraction below which a GPU is starved.
+    """
+
+    starved_gpus: int
+    gpus: tuple[GPUVerdict, ...]
+    seeds: tuple[int, ...]
+    horizon_s: float
+    limit: float
+
+
+def recorded_workload(plan: Plan) -> Workload:
+    """The workload that validation replays, from the config recorded in the plan.
+
+    Raises:
+        BadInputError: the plan records no config, or an input file is missing or has changed.
+    """
+    if plan.provenance.config is None:
+        raise BadInputError("this plan records no config, so its workload is not known; give one with --config")
+    for name, digest in plan.provenance.inputs.items():
+        if not Path(name).exists():
+            raise BadInputError(f"{name}, from which the plan was made, is missing; restore it or give a --config")
+        if sha256(Path(name)) != digest:
+            raise BadInputError(f"{name} has changed since the plan was made; restore it or give a --config")
+    return build(Config.model_validate(plan.provenance.config)).replay
+
+
+def validate(
+    plan: Plan,
+    workload: Workload | None = None,
+    seeds: int | Sequence[int] = 3,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Validation:
+    """Replay ``workload`` (default: the plan's own) on the plan's servers in the twin, once per seed.
+
+    Args:
+        plan: a complete plan.
+        workload: its adapters must all be in the plan.
+        seeds: how many fresh seeds, or the seeds themselves.
+        on_progress: called with (replays done, replays in all).
+
+    Raises:
+        BadInputError: the plan is not complete, or an adapter of the workload is not in it.
+    """
+    if not plan.complete:
+        raise BadInputError(f"there is no complete plan to validate: its status is {plan.status} ({plan.reason})")
+    chosen = tuple(range(FIRST_FRESH_SEED, FIRST_FRESH_SEED + seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if not chosen:
+        raise BadInputError("seeds: expected at least one")
+    workload = workload or recorded_workload(plan)
+    tasks = [
+        (seed, gpu, requests)
+        for seed in chosen
+        for gpu, requests in zip(plan.gpus, route(plan, workload, seed), strict=True)
+    ]
+    seen: dict[str, list[Metrics]] = {gpu.id: [] for gpu in plan.gpus if starts(plan, gpu)}
+    pool = ThreadPoolExecutor(max_workers=os.cpu_count())
+    try:
+        runs = {
+            pool.submit(simulate_gpu, plan, gpu, requests, workload.horizon_s): (gpu.id, seed)
+            for seed, gpu, requests in tasks
+            if gpu.id in seen
+        }
+        results = {}
+        for done, future in enumerate(as_completed(runs), start=1):
+            results[runs[future]] = future.result()
+            if on_progress is not None:
+                on_progress(done, len(runs))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    for gpu_id, seed in sorted(results):
+        seen[gpu_id].append(results[gpu_id, seed])
+    limit = plan.provenance.served_fraction
+    verdicts = tuple(_verdict(gpu.id, seen.get(gpu.id, []), limit) for gpu in plan.gpus)
+    return Validation(sum(v.starved for v in verdicts), verdicts, chosen, workload.horizon_s, limit)
+
+
+def route(plan: Plan, workload: Workload, seed: int) -> list[Requests]:
+    """Draw one stream of ``workload`` and deal it to the plan's GPUs by adapter, and by share where it has replicas.
+
+    Returns one stream per GPU; its adapter indices count the GPU's own adapters.
+
+    Raises:
+        BadInputError: an adapter of the workload is on no GPU.
+    """
+    homes: dict[str, list[tuple[int, int, float]]] = defaultdict(list)
+    for row, gpu in enumerate(plan.gpus):
+        for place, adapter in enumerate(gpu.adapters):
+            homes[adapter.name].append((row, place, adapter.share))
+    missing = next((asked.name for asked in workload.adapters if asked.name not in homes), None)
+    if missing is not None:
+        raise BadInputError(f"the workload asks for adapter {missing!r}, which the plan does not place")
+    requests = workload.requests(seed)
+    rng = np.random.default_rng([seed, len(plan.gpus)])
+    first = np.array([homes[asked.name][0][:2] for asked in workload.adapters], dtype=np.int64)
+    row_of, place_of = first[requests.adapter].T
+    for index, asked in enumerate(workload.adapters):
+        replicas = homes[asked.name]
+        if len(replicas) > 1:
+            mine = np.flatnonzero(requests.adapter == index)
+            drawn = rng.choice(len(replicas), size=mine.size, p=[share for _, _, share in replicas])
+            row_of[mine], place_of[mine] = np.array([replica[:2] for replica in replicas], dtype=np.int64)[drawn].T
+    streams = []
+    for row in range(len(plan.gpus)):
+        mine = np.flatnonzero(row_of == row)
+        streams.append(
+            Requests(requests.arrival_s[mine], place_of[mine], requests.tokens_in[mine], requests.tokens_out[mine])
+        )
+    return streams
+
+
+def starts(plan: Plan, gpu: PlannedGPU) -> bool:
+    """Whether the GPU's server starts."""
+    return _profile(plan, gpu).starts(gpu.slots, gpu.max_rank)
+
+
+def simulate_gpu(plan: Plan, gpu: PlannedGPU, requests: Requests, horizon_s: float) -> Metrics:
+    """Run one GPU of the plan in the twin on ``requests``, which name its adapters by their place on it."""
+    ranks = np.array([adapter.rank for adapter in gpu.adapters], dtype=np.int64)
+    run = simulate(_profile(plan, gpu), gpu.slots, gpu.max_rank, ranks, requests, horizon_s)
+    return measure(run, len(gpu.adapters))
+
+
+def _profile(plan: Plan, gpu: PlannedGPU) -> Profile:
+    return plan.provenance.profiles[gpu.profile]
+
+
+def _verdict(gpu_id: str, runs: Sequence[Metrics], limit: float) -> GPUVerdict:
+    served = _interval([run.served_fraction for run in runs]) if runs else Interval(0.0, 0.0, 0.0)
+    bindings: list[str] = [run.binding for run in runs] or ["memory"]
+
+    def mean(values: list[float]) -> float:
+        known = [value for value in values if not np.isnan(value)]
+        return float(np.mean(known)) if known else float("nan")
+
+    return GPUVerdict(
+        id=gpu_id,
+        starts=bool(runs),
+        starved=served.mean < limit,
+        certain=served.low >= limit or served.high < limit,
+        served_fraction=served,
+        throughput_tok_s=mean([run.throughput_tok_s for run in runs]),
+        itl_ms=mean([run.itl_ms.mean for run in runs]),
+        ttft_s=mean([run.ttft_s.mean for run in runs]),
+        ttft_p95_s=mean([run.ttft_s.p95 for run in runs]),
+        kv_utilisation=mean([run.kv_utilisation for run in runs]),
+        waiting=mean([run.waiting for run in runs]),
+        loads=mean([float(run.loads_from_cpu + run.loads_from_disk) for run in runs]),
+        preemptions=mean([float(run.preemptions) for run in runs]),
+        binding=max(set(bindings), key=lambda name: (bindings.count(name), name)),
+    )
+
+
+def _interval(values: Sequence[float]) -> Interval:
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return Interval(mean, mean, mean)
+    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    return Interval(mean, max(0.0, mean - half), min(1.0, mean + half))

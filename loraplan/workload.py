@@ -1,0 +1,286 @@
+"""Workloads: who asks for what, when. What a plan must carry, and what the twin replays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loraplan.errors import BadInputError
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Lengths:
+    """Request lengths as joint pairs (tokens in, tokens out), drawn together, with equal weight.
+
+    Pairs, because the correlation between the two decides how much KV cache a running request holds.
+
+    Attributes:
+        tokens_in: shape (n,), prompt tokens, >= 1.
+        tokens_out: shape (n,), produced tokens, >= 1.
+    """
+
+    tokens_in: Ints
+    tokens_out: Ints
+
+    def __post_init__(self) -> None:
+        """Freeze and check the arrays."""
+        for name in ("tokens_in", "tokens_out"):
+            array = np.array(getattr(self, name), dtype=np.int64)
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
+            if array.ndim != 1 or array.size == 0:
+                raise BadInputError(f"lengths: {name} must be a non-empty list")
+            if array.min() < 1:
+                raise BadInputError(f"lengths: {name} must be at least 1 (got {array.min()})")
+        if self.tokens_in.shape != self.tokens_out.shape:
+            raise BadInputError("lengths: tokens_in and tokens_out must have equal lengths")
+
+    @classmethod
+    def constant(cls, tokens_in: float, tokens_out: float) -> Lengths:
+        """Every request has these lengths, rounded to whole tokens."""
+        return cls(np.array([round(tokens_in)]), np.array([round(tokens_out)]))
+
+    @cached_property
+    def mean_in(self) -> float:
+        """Mean prompt tokens."""
+        return float(self.tokens_in.mean())
+
+    @cached_property
+    def mean_out(self) -> float:
+        """Mean produced tokens."""
+        return float(self.tokens_out.mean())
+
+    @cached_property
+    def mean_kv(self) -> float:
+        """Mean KV tokens held by a running request, over the steps it runs: E[in*out + out(out+1)/2] / E[out]."""
+        held = self.tokens_in * self.tokens_out + self.tokens_out * (self.tokens_out + 1) / 2
+        return float(held.mean()) / self.mean_out
+
+    def draw(self, rng: np.random.Generator, n: int) -> tuple[Ints, Ints]:
+        """Draw ``n`` pairs with replacement: (tokens in, tokens out), each of shape (n,)."""
+        picked = rng.integers(self.tokens_in.size, size=n)
+        return self.tokens_in[picked], self.tokens_out[picked]
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter: its rank, its request rate (requests/s) and the lengths of its requests."""
+
+    name: str
+    rank: int
+    rate: float
+    lengths: Lengths
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        if not self.name:
+            raise BadInputError("adapter: name must not be empty")
+        if self.rank < 1:
+            raise BadInputError(f"adapter {self.name}: rank must be at least 1 (got {self.rank})")
+        if not (math.isfinite(self.rate) and self.rate >= 0):
+            raise BadInputError(f"adapter {self.name}: rate must be a number >= 0 requests/s (got {self.rate})")
+
+
+@dataclass(frozen=True, eq=False)
+class Requests:
+    """A concrete stream of requests in order of arrival: what one run of the twin replays.
+
+    Attributes:
+        arrival_s: shape (n,), seconds since the start, non-decreasing.
+        adapter: shape (n,), index of the adapter asked for.
+        tokens_in: shape (n,), prompt tokens.
+        tokens_out: shape (n,), produced tokens.
+    """
+
+    arrival_s: Floats
+    adapter: Ints
+    tokens_in: Ints
+    tokens_out: Ints
+
+    def __post_init__(self) -> None:
+        """Check the lengths: a request of no tokens would never end."""
+        if len(self) and min(self.tokens_in.min(), self.tokens_out.min()) < 1:
+            raise BadInputError("requests: tokens_in and tokens_out must be at least 1")
+
+    def __len__(self) -> int:
+        """Number of requests."""
+        return int(self.arrival_s.size)
+
+    def select(self, mask: NDArray[np.bool_]) -> Requests:
+        """The requests where ``mask`` is true."""
+        return Requests(self.arrival_s[mask], self.adapter[mask], self.tokens_in[mask], self.tokens_out[mask])
+
+
+class Workload(Protocol):
+    """Adapters and the requests they get over ``horizon_s`` seconds.
+
+    ``adapters[i]`` is what index ``i`` of the requests means. A workload is a law, not a list: every seed gives another
+    stream with the same statistics.
+    """
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """Whose requests these are."""
+
+    @property
+    def horizon_s(self) -> float:
+        """Seconds that a stream covers."""
+
+    def requests(self, seed: int) -> Requests:
+        """Draw one stream; the same seed gives the same stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """The law of the gaps between an adapter's requests: Gamma with coefficient of variation ``cv``; 1 is Poisson."""
+
+    cv: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the coefficient of variation."""
+        if not 0 < self.cv <= 20:
+            raise BadInputError(f"arrivals: cv must be above 0 and at most 20 (got {self.cv})")
+
+
+@dataclass(frozen=True)
+class RateWorkload:
+    """Every adapter asks at its own mean rate, independently, with lengths drawn from its own pairs."""
+
+    adapters: tuple[Adapter, ...]
+    horizon_s: float = 3600.0
+    arrivals: Arrivals = field(default_factory=Arrivals)
+
+    def __post_init__(self) -> None:
+        """Check the horizon."""
+        _check_horizon(self.horizon_s)
+
+    def requests(self, seed: int) -> Requests:
+        """Draw one stream of all adapters, superposed."""
+        rng = np.random.default_rng(seed)
+        rates = np.array([adapter.rate for adapter in self.adapters])
+        if self.arrivals.cv == 1.0:
+            times, owner = _poisson(rng, rates, self.horizon_s)
+        else:
+            times, owner = _gamma(rng, rates, self.horizon_s, self.arrivals.cv)
+        tokens_in, tokens_out = _draw_lengths(rng, self.adapters, owner)
+        return Requests(times, owner, tokens_in, tokens_out)
+
+
+@dataclass(frozen=True)
+class TraceWorkload:
+    """A window of a recorded trace, replayed ``scale`` times as dense.
+
+    Each recorded request is replayed floor(scale) times and once more with probability scale - floor(scale); the first
+    copy keeps its time, the others are delayed by up to ``jitter_s`` (the replication of arXiv 2602.24044). Requests
+    that name no adapter (index -1) get one drawn by ``popularity``, each copy its own.
+
+    Attributes:
+        recorded: the whole trace, times in the trace's own seconds, adapter -1 where it names none.
+        window_s: (start, end) of the part that is replayed; time 0 of a stream is its start.
+        popularity: shape (adapters,), probabilities for requests without a name; None if every request names one.
+    """
+
+    adapters: tuple[Adapter, ...]
+    recorded: Requests
+    window_s: tuple[float, float]
+    scale: float = 1.0
+    popularity: Floats | None = None
+    jitter_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Check the window and the scale."""
+        _check_horizon(self.horizon_s)
+        if not (math.isfinite(self.scale) and self.scale > 0):
+            raise BadInputError(f"trace: rate_scale must be above 0 (got {self.scale})")
+
+    @property
+    def horizon_s(self) -> float:
+        """Seconds replayed."""
+        return self.window_s[1] - self.window_s[0]
+
+    def requests(self, seed: int) -> Requests:
+        """Draw one stream: copies, their delays and the names that the trace does not give."""
+        rng = np.random.default_rng(seed)
+        whole = math.floor(self.scale)
+        copies = whole + (rng.random(len(self.recorded)) < self.scale - whole)
+        source = np.repeat(np.arange(len(self.recorded)), copies)
+        first = np.concatenate(([True], source[1:] != source[:-1])) if source.size else np.zeros(0, np.bool_)
+        delay = np.where(first, 0.0, rng.random(source.size) * self.jitter_s)
+        times = self.recorded.arrival_s[source] + delay
+        owner = self.recorded.adapter[source]
+        if self.popularity is not None:
+            owner = np.where(owner < 0, rng.choice(len(self.adapters), size=owner.size, p=self.popularity), owner)
+        order = np.argsort(times, kind="stable")
+        start, end = self.window_s
+        order = order[(times[order] >= start) & (times[order] < end)]
+        source = source[order]
+        return Requests(
+            times[order] - start, owner[order], self.recorded.tokens_in[source], self.recorded.tokens_out[source]
+        )
+
+
+def _check_horizon(horizon_s: float) -> None:
+    if not (math.isfinite(horizon_s) and horizon_s > 0):
+        raise BadInputError(f"workload: the horizon must be above 0 s (got {horizon_s})")
+
+
+def _poisson(rng: np.random.Generator, rates: Floats, horizon_s: float) -> tuple[Floats, Ints]:
+    counts = rng.poisson(rates * horizon_s)
+    owner = np.repeat(np.arange(rates.size), counts)
+    rng.shuffle(owner)
+    return np.sort(rng.random(owner.size) * horizon_s), owner
+
+
+def _gamma(rng: np.random.Generator, rates: Floats, horizon_s: float, cv: float) -> tuple[Floats, Ints]:
+    """Superpose stationary Gamma renewal processes, one per adapter.
+
+    The first arrival is the residual of a size-biased gap (a uniform part of a Gamma of shape + 1), so that the
+    process has its mean rate from time 0 on.
+    """
+    shape = 1.0 / cv**2
+    times: list[Floats] = []
+    owners: list[Ints] = []
+    for index, rate in enumerate(rates):
+        if rate <= 0:
+            continue
+        mean = rate * horizon_s
+        last, arrived = rng.random() * rng.gamma(shape + 1.0, 1.0 / (shape * rate)), []
+        while last < horizon_s:
+            n = math.ceil(mean + 4.0 * cv * math.sqrt(mean) + 4.0)
+            chunk = last + np.concatenate(([0.0], np.cumsum(rng.gamma(shape, 1.0 / (shape * rate), size=n))))
+            arrived.append(chunk[:-1])
+            last = float(chunk[-1])
+        own = np.concatenate(arrived) if arrived else np.zeros(0)
+        own = own[own < horizon_s]
+        times.append(own)
+        owners.append(np.full(own.size, index, dtype=np.int64))
+    if not times:
+        return np.zeros(0), np.zeros(0, dtype=np.int64)
+    all_times = np.concatenate(times)
+    order = np.argsort(all_times, kind="stable")
+    return all_times[order], np.concatenate(owners)[order]
+
+
+def _draw_lengths(rng: np.random.Generator, adapters: Sequence[Adapter], owner: Ints) -> tuple[Ints, Ints]:
+    tokens_in = np.empty(owner.size, dtype=np.int64)
+    tokens_out = np.empty(owner.size, dtype=np.int64)
+    laws: dict[int, tuple[Lengths, list[int]]] = {}
+    for index, adapter in enumerate(adapters):
+        laws.setdefault(id(adapter.lengths), (adapter.lengths, []))[1].append(index)
+    law_of = np.empty(len(adapters), dtype=np.int64)
+    for law, (_, members) in enumerate(laws.values()):
+        law_of[members] = law
+    law_of_request = law_of[owner]
+    for law, (lengths, _) in enumerate(laws.values()):
+        chosen = np.arange(owner.size) if len(laws) == 1 else np.flatnonzero(law_of_request == law)
+        tokens_in[chosen], tokens_out[chosen] = lengths.draw(rng, chosen.size)
+    return tokens_in, tokens_out

@@ -1,0 +1,99 @@
+"""What a solver is, and what it is given."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loraplan.errors import LoraplanError
+from loraplan.oracle import Oracle, Predictions
+from loraplan.problem import GPULoad, Problem
+from objectives.base import Objective
+
+Status = Literal["optimal", "feasible", "infeasible", "unknown"]
+
+
+class SearchStoppedError(LoraplanError):
+    """The time is up or the user asked to stop; whoever started the search takes its incumbent."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a solver found.
+
+    Attributes:
+        status: ``optimal`` (proven), ``feasible``, ``infeasible`` (proven: no plan exists) or ``unknown`` (the solver
+            found none, or was stopped before it placed every adapter).
+        loads: the GPUs in use; for ``unknown`` and ``infeasible`` possibly a part of the adapters only.
+        lower_bound: no plan costs less, with respect to the oracle; None where the solver proves nothing.
+        reason: for ``unknown`` and ``infeasible``, one line: which adapters, which limit.
+    """
+
+    status: Status
+    loads: tuple[GPULoad, ...] = ()
+    lower_bound: float | None = None
+    reason: str = ""
+
+
+@dataclass
+class Search:
+    """One search: the problem, how to judge a load, when to stop, and the best found so far.
+
+    Solvers call ``check`` between units of work (it raises when the time is up) and ``publish`` whenever they have
+    something that a user who stops now would want.
+
+    Attributes:
+        deadline: ``time.monotonic()`` after which to stop; None for no limit.
+        on_progress: called by ``publish`` with (adapters placed, adapters in all, GPUs in use).
+    """
+
+    problem: Problem
+    objective: Objective
+    oracle: Oracle
+    seed: int
+    deadline: float | None = None
+    on_progress: Callable[[int, int, int], None] | None = None
+    incumbent: tuple[GPULoad, ...] = field(default=(), init=False)
+
+    def check(self) -> None:
+        """Raise SearchStoppedError if the time is up."""
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise SearchStoppedError("the time limit was reached")
+
+    def publish(self, loads: Sequence[GPULoad]) -> None:
+        """Keep ``loads`` (complete or not) as what the search has to show so far."""
+        self.incumbent = tuple(loads)
+        if self.on_progress is not None:
+            placed = sum(len(load.adapters) for load in loads)
+            self.on_progress(placed, len(self.problem.adapters), len(loads))
+
+    def judge(self, loads: Sequence[GPULoad]) -> tuple[NDArray[np.bool_], Predictions]:
+        """Which loads keep the constraints, shape (loads,), and what the oracle says of them."""
+        self.check()
+        predicted = self.oracle.predict(loads)
+        return ~predicted.starved(self.problem.constraints.served_fraction), predicted
+
+
+class Solver(ABC):
+    """Searches a placement of all adapters that keeps the constraints at low cost.
+
+    Life cycle: made once with its params; ``solve`` may be called with any number of searches and must depend on
+    nothing but the search (its seed included). It never imports an oracle: what a load does is asked of ``search``.
+    """
+
+    Params: ClassVar[type[Any]]
+    """Frozen dataclass of the solver's settings."""
+
+    @abstractmethod
+    def __init__(self, params: Any) -> None:
+        """Take the settings; ``params`` is an instance of ``Params``."""
+
+    @abstractmethod
+    def solve(self, search: Search) -> Solution:
+        """Search until done or until ``search.check`` raises."""

@@ -1,0 +1,141 @@
+"""Best-fit decreasing: one adapter at a time onto the fullest GPU that takes it, with the slots that suit it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from loraplan.errors import BadInputError
+from loraplan.problem import GPULoad
+from solvers.base import Search, Solution, Solver
+from solvers.construction import SlotChoices, conclude, length_laws
+
+PUBLISH_EVERY = 16
+
+_Kind = tuple[int, float, int]
+"""Rank, rate and length law: an oracle cannot tell two adapters of one kind apart."""
+
+
+@dataclass(frozen=True)
+class BestFitParams:
+    """Settings of best-fit.
+
+    Attributes:
+        slots: the numbers of slots a GPU may have; None for a list that suits the number of adapters on it.
+    """
+
+    slots: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers of slots."""
+        if self.slots is not None and (not self.slots or min(self.slots) < 1):
+            raise BadInputError(f"best_fit: slots must be numbers of at least 1 (got {list(self.slots)})")
+
+
+@dataclass
+class _GPU:
+    """A GPU while it is filled.
+
+    Attributes:
+        max_rank: the largest rank on it; ranks descend, so that of its first adapter.
+        itl_ms: what the oracle said when the load last changed: how full the GPU is.
+        refused: kinds that it has not taken since then, with any slots.
+        in_reach: numbers of slots that would do for its load as it is.
+        ruled_out: numbers of slots that would not; nor, by heredity, for any load it grows to.
+    """
+
+    load: GPULoad
+    max_rank: int = 0
+    itl_ms: float = 0.0
+    refused: set[_Kind] = field(default_factory=set)
+    in_reach: set[int] = field(default_factory=set)
+    ruled_out: set[int] = field(default_factory=set)
+
+    def grow(self, load: GPULoad, itl_ms: float) -> None:
+        """Take over a larger load; what was known of the old one is forgotten."""
+        self.load, self.itl_ms = load, itl_ms
+        self.refused.clear()
+        self.in_reach.clear()
+
+
+class BestFit(Solver):
+    """Adapters in decreasing (rank, rate), each onto the fullest GPU (highest ITL) that takes it, else a new one."""
+
+    Params: ClassVar[type[Any]] = BestFitParams
+
+    def __init__(self, params: BestFitParams) -> None:
+        """Take the numbers of slots to choose from."""
+        self._slots = params.slots
+
+    def solve(self, search: Search) -> Solution:
+        """Place every adapter that some GPU takes."""
+        problem = search.problem
+        kinds = [(a.rank, a.rate, law) for a, law in zip(problem.adapters, length_laws(problem), strict=True)]
+        choices = SlotChoices(problem, self._slots)
+        spare = [gpu_type.count for gpu_type in problem.fleet.types]
+        empty = {t: _GPU(GPULoad(t, (), 0)) for t in range(len(spare))}
+        used: list[_GPU] = []
+        left: list[int] = []
+        order = sorted(range(len(kinds)), key=lambda i: (-kinds[i][0], -kinds[i][1]))
+        for seen, i in enumerate(order):
+            offers = [*sorted(used, key=lambda gpu: -gpu.itl_ms), *(empty[t] for t in sorted(empty))]
+            taker = next((gpu for gpu in offers if _takes(search, choices, gpu, i, kinds[i])), None)
+            if taker is None:
+                left.append(i)
+            elif len(taker.load.adapters) == 1:  # it was empty
+                t, taker.max_rank = taker.load.gpu_type, kinds[i][0]
+                used.append(empty.pop(t))
+                spare[t] -= 1
+                if spare[t]:
+                    empty[t] = _GPU(GPULoad(t, (), 0))
+            if seen % PUBLISH_EVERY == 0:
+                search.publish([gpu.load for gpu in used])
+        refused = [GPULoad(t, (left[0],), min(self._slots or (1,))) for t in sorted(empty)] if left else []
+        return conclude(search, "best_fit", [gpu.load for gpu in used], left, refused)
+
+
+def _takes(search: Search, choices: SlotChoices, gpu: _GPU, adapter: int, kind: _Kind) -> bool:
+    """Put ``adapter`` on ``gpu`` if the constraints allow it, with its current slots or else those of lowest ITL."""
+    if kind in gpu.refused:
+        return False
+    adapters = tuple(sorted((*gpu.load.adapters, adapter)))
+    if gpu.load.adapters and _try(search, gpu, adapters, [gpu.load.slots]):
+        return True
+    values = choices.on(gpu.load.gpu_type, gpu.max_rank or kind[0], len(adapters))
+    if _try(search, gpu, adapters, _alternatives(search, gpu, values)):
+        return True
+    gpu.refused.add(kind)
+    return False
+
+
+def _alternatives(search: Search, gpu: _GPU, values: Sequence[int]) -> list[int]:
+    """Which slots, other than the current, are worth a try with one more adapter: those that do for the load as it is.
+
+    Most offers go to full GPUs: this leaves few slots to ask for there.
+    """
+    others = [slots for slots in values if slots != gpu.load.slots]
+    if not gpu.load.adapters:
+        return others
+    unknown = [slots for slots in others if slots not in gpu.in_reach | gpu.ruled_out]
+    if unknown:
+        kept, _ = search.judge([replace(gpu.load, slots=slots) for slots in unknown])
+        for slots, fine in zip(unknown, kept, strict=True):
+            (gpu.in_reach if fine else gpu.ruled_out).add(slots)
+    return [slots for slots in others if slots in gpu.in_reach]
+
+
+def _try(search: Search, gpu: _GPU, adapters: tuple[int, ...], choices: Sequence[int]) -> bool:
+    """Give ``gpu`` these adapters and, of the slots that keep the constraints, those of lowest ITL, if any do."""
+    if not choices:
+        return False
+    loads = [GPULoad(gpu.load.gpu_type, adapters, slots) for slots in choices]
+    kept, predicted = search.judge(loads)
+    if not kept.any():
+        return False
+    itl_ms = np.nan_to_num(predicted.itl_ms)  # nan where nothing is asked for: nobody waits there
+    best = min(np.flatnonzero(kept), key=lambda n: float(itl_ms[n]))
+    gpu.grow(loads[best], float(itl_ms[best]))
+    return True

@@ -1,0 +1,158 @@
+"""What must hold of every run of the twin, whatever the server and the requests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.scenarios import NEXT_TO_NOTHING, REGIMES, RULES, Scenario, make_requests, random_scenario
+
+from loraplan.profiles import Profile
+from loraplan.workload import Floats
+from twin.server import Run, simulate
+
+scenarios = st.builds(random_scenario, st.sampled_from(REGIMES), st.sampled_from(RULES), st.integers(0, 10**6))
+quick = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+def run_of(scenario: Scenario) -> Run:
+    run: Run = scenario.run_by(simulate)
+    return run
+
+
+def until(times: Floats, end_s: float) -> Floats:
+    """The times up to ``end_s``; the later ones as not reached."""
+    return np.where(times <= end_s, times, np.nan)
+
+
+@quick
+@given(scenarios)
+def test_same_requests_give_the_same_bytes(scenario: Scenario) -> None:
+    first, second = run_of(scenario), run_of(scenario)
+    for name in ("first_token_s", "finish_s", "preempted"):
+        assert getattr(first, name).tobytes() == getattr(second, name).tobytes()
+    assert first.blocked_s == second.blocked_s
+    assert first.kv_token_s == second.kv_token_s
+
+
+@quick
+@given(scenarios)
+def test_requests_go_from_arrival_to_first_token_to_finish(scenario: Scenario) -> None:
+    run = run_of(scenario)
+    started, finished = np.isfinite(run.first_token_s), np.isfinite(run.finish_s)
+    one_step_s = scenario.profile.step_ms.base / 1000
+    assert not np.any(finished & ~started)
+    late = run.first_token_s[started] - scenario.requests.arrival_s[started]
+    assert np.all(late > one_step_s * (1 - 1e-9))
+    assert np.all(run.finish_s[finished] >= run.first_token_s[finished])
+    assert not np.any(run.finish_s[finished] > scenario.horizon_s)
+    too_long = scenario.requests.tokens_in >= scenario.longest
+    assert not np.any(started & too_long)
+    assert run.rejected <= np.count_nonzero(too_long & (scenario.requests.arrival_s < scenario.horizon_s))
+
+
+@quick
+@given(scenarios)
+def test_each_second_is_counted_once(scenario: Scenario) -> None:
+    run = run_of(scenario)
+    assert sum(run.blocked_s.values()) <= run.busy_s * (1 + 1e-9)
+    assert run.busy_s <= scenario.horizon_s * (1 + 1e-9)
+    assert run.running_s >= run.busy_s * (1 - 1e-9)  # a busy server runs at least one request
+    assert run.preempted.sum() == run.preemptions
+    held = scenario.profile.kv_blocks(scenario.slots, scenario.max_rank) * scenario.profile.kv.block_tokens
+    assert run.max_kv_tokens <= held
+    assert run.running_s <= scenario.profile.limits.max_num_seqs * run.busy_s * (1 + 1e-9)
+
+
+@quick
+@given(scenarios, st.floats(0.05, 0.95))
+def test_past_does_not_depend_on_the_horizon_or_on_what_arrives_later(scenario: Scenario, part: float) -> None:
+    end_s = part * scenario.horizon_s
+    whole = run_of(scenario)
+    shorter = run_of(replace(scenario, horizon_s=end_s))
+    np.testing.assert_array_equal(shorter.first_token_s, until(whole.first_token_s, end_s))
+    np.testing.assert_array_equal(shorter.finish_s, until(whole.finish_s, end_s))
+    early = scenario.requests.arrival_s <= end_s
+    alone = run_of(scenario.with_requests(scenario.requests.select(early)))
+    np.testing.assert_array_equal(until(alone.first_token_s, end_s), until(whole.first_token_s[early], end_s))
+    np.testing.assert_array_equal(until(alone.finish_s, end_s), until(whole.finish_s[early], end_s))
+
+
+@quick
+@given(scenarios)
+def test_rejected_requests_leave_no_trace(scenario: Scenario) -> None:
+    served = scenario.requests.tokens_in < scenario.longest
+    run, without = run_of(scenario), run_of(scenario.with_requests(scenario.requests.select(served)))
+    # The clock also stops at a rejected arrival when the server is idle, but no step is taken: times stay the same.
+    np.testing.assert_array_equal(run.finish_s[served], without.finish_s)
+    assert run.steps == without.steps
+    assert run.waiting_s == without.waiting_s
+    assert without.rejected == 0
+
+
+def twice_as_slow(profile: Profile) -> Profile:
+    def doubled(part: object, *kept: str) -> dict[str, float]:
+        return {name: value if name in kept else 2 * value for name, value in vars(part).items()}
+
+    return Profile.model_validate(
+        profile.model_dump()
+        | {"step_ms": doubled(profile.step_ms, "eager_above_tokens"), "load_ms": doubled(profile.load_ms)}
+    )
+
+
+@quick
+@given(scenarios)
+def test_unit_of_time_does_not_matter(scenario: Scenario) -> None:
+    requests = scenario.requests
+    slow = replace(
+        scenario.with_requests(replace(requests, arrival_s=2 * requests.arrival_s)),
+        profile=twice_as_slow(scenario.profile),
+        horizon_s=2 * scenario.horizon_s,
+    )
+    run, slowed = run_of(scenario), run_of(slow)
+    # Doubling is exact in binary: not a rounding may differ.
+    np.testing.assert_array_equal(slowed.finish_s, 2 * run.finish_s)
+    np.testing.assert_array_equal(slowed.first_token_s, 2 * run.first_token_s)
+    assert slowed.kv_token_s == 2 * run.kv_token_s
+    assert slowed.steps == run.steps
+
+
+@quick
+@given(scenarios, st.integers(0, 10**6))
+def test_names_of_adapters_do_not_matter_when_all_have_a_slot(scenario: Scenario, seed: int) -> None:
+    n = scenario.adapter_ranks.size
+    new_name = np.random.default_rng(seed).permutation(n)
+    ranks = np.empty_like(scenario.adapter_ranks)
+    ranks[new_name] = scenario.adapter_ranks
+    requests = scenario.requests
+    roomy = replace(
+        scenario,
+        slots=n,
+        cpu_slots=None,
+        # The memory of the slots comes out of the KV cache: give back what the wider server takes.
+        profile=scenario.profile.model_copy(
+            update={"kv": scenario.profile.kv.model_copy(update={"per_slot": 0.0, "per_slot_rank": NEXT_TO_NOTHING})}
+        ),
+    )
+    renamed = replace(
+        roomy,
+        adapter_ranks=ranks,
+        requests=make_requests(requests.arrival_s, new_name[requests.adapter], requests.tokens_in, requests.tokens_out),
+    )
+    run, other = run_of(roomy), run_of(renamed)
+    np.testing.assert_array_equal(run.finish_s, other.finish_s)
+    assert run.loads_from_cpu == run.loads_from_disk == 0
+
+
+@quick
+@given(scenarios)
+def test_one_adapter_is_served_first_come_first_served_until_somebody_is_preempted(scenario: Scenario) -> None:
+    requests = scenario.requests
+    run = run_of(scenario.with_requests(make_requests(requests.arrival_s, 0, requests.tokens_in, requests.tokens_out)))
+    accepted = requests.tokens_in < scenario.longest
+    first = np.where(np.isnan(run.first_token_s), np.inf, run.first_token_s)[accepted]
+    if run.preemptions == 0:
+        assert np.all(first[:-1] <= first[1:])
+    assert run.blocked_s["slots"] == 0

@@ -1,0 +1,540 @@
+"""The compiled simulator: one vLLM V1 engine, step by step, with O(1) amortised bookkeeping per step.
+
+It does what a list-based scheduler does (tests hold it equal to one) without touching every request in every step:
+
+- a decoding request grows by one token per step, so whether it needs a new KV block depends only on
+  (tokens computed - step) modulo the block size: one counter per residue says how many blocks a step needs;
+- the step in which a decoding request finishes is known when its prefill ends: finishes wait in a ring of buckets;
+- budgets never clip decoding requests (``max_num_seqs <= max_num_batched_tokens``), so at most one request, the last
+  admitted, is in the middle of its prefill, and the preemption victim is the tail of a linked list;
+- the waiting queue is a FIFO per adapter and two tournament trees over their heads: of all adapters, and of those
+  that run; the second one is asked when the LoRA rule makes the scheduler skip everyone else;
+- adapters that do not run sit in two lists in order of last use: on the GPU, and in CPU memory only.
+
+Rules: vLLM v1/core/sched/scheduler.py, v1/core/kv_cache_manager.py, lora/worker_manager.py of version 0.8.5; the rule
+set ``vllm-0.32`` differs in the KV gate (all blocks of the whole prompt must be free at admission).
+
+All functions work on one ``State``: arrays, and scalars as fields of the record ``State.totals[0]``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from loraplan.workload import Floats, Ints
+
+NONE = -1
+NO_KEY = np.iinfo(np.int64).max
+
+# Where an adapter is.
+DISK, CPU, GPU = range(3)
+
+ITL_BIN_WIDTH = 0.01
+"""Width of a bin of the inter-token histogram, in natural logarithm of milliseconds: percentiles are exact to 1 %."""
+ITL_BIN_START = math.log(0.01)
+ITL_BINS = 2000
+
+
+def _record(integers: str, floats: str = "") -> np.dtype[np.void]:
+    return np.dtype([(name, np.int64) for name in integers.split()] + [(name, np.float64) for name in floats.split()])
+
+
+TOTALS = _record(
+    "step arrived waiting running decoding active free kv tail partial partial_done front_key "
+    "from_cpu from_disk preemptions rejected on_gpu in_cpu max_kv max_waiting",
+    "now busy_s running_s waiting_s kv_token_s blocked_slots_s blocked_kv_s blocked_tokens_s blocked_seqs_s",
+)
+"""The server: ``active`` adapters run; ``free`` blocks and ``kv`` tokens of the cache; ``tail`` was admitted last;
+``partial`` is in the middle of its prefill, with ``partial_done`` tokens computed; ``front_key`` is the smallest queue
+key given out; the rest are counts and integrals over time."""
+
+REQUEST = _record(
+    "tokens_in tokens_out adapter produced offset preempted older newer key behind bucket_prev bucket_next",
+    "first_token finish last_token",
+)
+"""A request: tokens ``produced`` when it last waited; ``offset`` = tokens computed - step, while it decodes; ``older``
+and ``newer`` neighbours among the running; ``key``, its place in the waiting queue (smaller goes first), and the one
+``behind`` it in its adapter's queue; neighbours in its finish bucket; seconds of its first, finishing and last token
+before preemption."""
+
+ADAPTER = _record("head back runs place last_used lru_prev lru_next", "load_ms disk_ms")
+"""An adapter: first and last waiting request, running requests, where it is, the last step that used it, neighbours by
+last use, milliseconds to load it into a slot, and from disk before that."""
+
+
+class Setup(NamedTuple):
+    """What does not change during a run: limits (tokens, requests), step law (ms), horizon (s); see Profile."""
+
+    slots: int
+    cpu_slots: int
+    max_tokens: int
+    max_seqs: int
+    block: int
+    whole_prompt: bool
+    max_len: int
+    horizon: float
+    step_base: float
+    per_request: float
+    per_kv: float
+    per_adapter: float
+    per_prefill: float
+    per_adapter_prefill: float
+    eager: float
+    eager_above: int
+
+
+class State(NamedTuple):
+    """Everything that changes; arrays of records and of integers, shapes in parentheses."""
+
+    totals: Any  # (1) TOTALS
+    requests: Any  # (requests) REQUEST
+    adapters: Any  # (adapters + 2) ADAPTER; the last two anchor the lists by last use: on the GPU, in CPU memory only
+    bucket: Ints  # (ring) first of the requests that finish in a step
+    residue: Ints  # (block) decoding requests by offset modulo the block size
+    joined: Ints  # (max_seqs) requests whose prefill ends in this step
+    loading: Ints  # (adapters) adapters to load in this step
+    tree_all: Ints  # (2 * leaves) adapter with the smallest head key, all adapters
+    tree_running: Ints  # (2 * leaves) the same among adapters that run; empty if every adapter has a slot
+    itl: Floats  # (ITL_BINS) inter-token gaps
+
+
+def compiled(function: Any) -> Any:
+    """Compile on first use and keep the result on disk.
+
+    Nothing here allocates, so Numba's reference counting (``_nrt``) is off: it would take nine tenths of the time.
+    """
+    options: dict[str, Any] = {"cache": True, "nogil": True, "_nrt": False}
+    return njit(**options)(function)
+
+
+@compiled
+def _ceil_div(a, b):  # type: ignore[no-untyped-def]
+    return -(-a // b)
+
+
+@compiled
+def _head_key(s, a):  # type: ignore[no-untyped-def]
+    if a == NONE or s.adapters[a].head == NONE:
+        return NO_KEY
+    return s.requests[s.adapters[a].head].key
+
+
+@compiled
+def _refresh(s, tree, a, present):  # type: ignore[no-untyped-def]
+    """Replay the matches of adapter ``a`` in a tournament tree."""
+    leaves = tree.size // 2
+    i = leaves + a
+    tree[i] = a if present else NONE
+    i //= 2
+    while i >= 1:
+        left, right = tree[2 * i], tree[2 * i + 1]
+        tree[i] = left if _head_key(s, left) <= _head_key(s, right) else right
+        i //= 2
+
+
+@compiled
+def _head_changed(s, a):  # type: ignore[no-untyped-def]
+    waiting = s.adapters[a].head != NONE
+    _refresh(s, s.tree_all, a, waiting)
+    if s.tree_running.size > 0 and s.adapters[a].runs > 0:
+        _refresh(s, s.tree_running, a, waiting)
+
+
+@compiled
+def _unlink_lru(s, a):  # type: ignore[no-untyped-def]
+    s.adapters[s.adapters[a].lru_prev].lru_next = s.adapters[a].lru_next
+    s.adapters[s.adapters[a].lru_next].lru_prev = s.adapters[a].lru_prev
+
+
+@compiled
+def _link_lru(s, anchor, a):  # type: ignore[no-untyped-def]
+    """Insert by (last use, index); new ones belong at or near the recent end, where the search starts."""
+    at = s.adapters[anchor].lru_prev
+    while at != anchor and (
+        s.adapters[at].last_used > s.adapters[a].last_used
+        or (s.adapters[at].last_used == s.adapters[a].last_used and at > a)
+    ):
+        at = s.adapters[at].lru_prev
+    after = s.adapters[at].lru_next
+    s.adapters[at].lru_next = a
+    s.adapters[a].lru_prev = at
+    s.adapters[a].lru_next = after
+    s.adapters[after].lru_prev = a
+
+
+@compiled
+def _start_adapter(s, a, n_loading):  # type: ignore[no-untyped-def]
+    """Count one more running request of ``a``; returns how many adapters are to be loaded in this step."""
+    g = s.totals[0]
+    s.adapters[a].runs += 1
+    if s.adapters[a].runs > 1:
+        return n_loading
+    g.active += 1
+    if s.tree_running.size > 0:
+        _refresh(s, s.tree_running, a, s.adapters[a].head != NONE)
+    if s.adapters[a].place != DISK:
+        _unlink_lru(s, a)
+    if s.adapters[a].place == GPU:
+        return n_loading
+    s.loading[n_loading] = a
+    return n_loading + 1
+
+
+@compiled
+def _stop_adapter(s, a, last_step):  # type: ignore[no-untyped-def]
+    """Count one running request of ``a`` less; ``last_step`` is the last step that used it."""
+    g = s.totals[0]
+    s.adapters[a].runs -= 1
+    if s.adapters[a].runs > 0:
+        return
+    g.active -= 1
+    if s.tree_running.size > 0:
+        _refresh(s, s.tree_running, a, False)
+    s.adapters[a].last_used = last_step
+    _link_lru(s, s.adapters.size - 2, a)
+
+
+@compiled
+def _load_adapters(s, setup, n_loading):  # type: ignore[no-untyped-def]
+    """Load this step's missing adapters into slots, evicting the least recently used; returns milliseconds."""
+    g = s.totals[0]
+    gpu_anchor, cpu_anchor = s.adapters.size - 2, s.adapters.size - 1
+    cost = 0.0
+    for i in range(n_loading):
+        a = s.loading[i]
+        cost += s.adapters[a].load_ms
+        if g.on_gpu == setup.slots:
+            victim = s.adapters[gpu_anchor].lru_next
+            _unlink_lru(s, victim)
+            s.adapters[victim].place = CPU
+            _link_lru(s, cpu_anchor, victim)
+        else:
+            g.on_gpu += 1
+        if s.adapters[a].place == CPU:
+            g.from_cpu += 1
+        else:
+            cost += s.adapters[a].disk_ms
+            g.from_disk += 1
+            if g.in_cpu == setup.cpu_slots:
+                victim = s.adapters[cpu_anchor].lru_next
+                _unlink_lru(s, victim)
+                s.adapters[victim].place = DISK
+            else:
+                g.in_cpu += 1
+        s.adapters[a].place = GPU
+    return cost
+
+
+@compiled
+def _enqueue(s, r):  # type: ignore[no-untyped-def]
+    g = s.totals[0]
+    a = s.requests[r].adapter
+    g.waiting += 1
+    s.requests[r].key = r
+    s.requests[r].behind = NONE
+    if s.adapters[a].head == NONE:
+        s.adapters[a].head = r
+        s.adapters[a].back = r
+        _head_changed(s, a)
+    else:
+        s.requests[s.adapters[a].back].behind = r
+        s.adapters[a].back = r
+
+
+@compiled
+def _enqueue_front(s, r):  # type: ignore[no-untyped-def]
+    g = s.totals[0]
+    a = s.requests[r].adapter
+    g.waiting += 1
+    g.front_key -= 1
+    s.requests[r].key = g.front_key
+    s.requests[r].behind = s.adapters[a].head
+    if s.adapters[a].head == NONE:
+        s.adapters[a].back = r
+    s.adapters[a].head = r
+    _head_changed(s, a)
+
+
+@compiled
+def _dequeue(s, a):  # type: ignore[no-untyped-def]
+    g = s.totals[0]
+    r = s.adapters[a].head
+    s.adapters[a].head = s.requests[r].behind
+    g.waiting -= 1
+    _head_changed(s, a)
+    return r
+
+
+@compiled
+def _run(s, r):  # type: ignore[no-untyped-def]
+    g = s.totals[0]
+    s.requests[r].older = g.tail
+    s.requests[r].newer = NONE
+    if g.tail != NONE:
+        s.requests[g.tail].newer = r
+    g.tail = r
+    g.running += 1
+
+
+@compiled
+def _stop_running(s, r):  # type: ignore[no-untyped-def]
+    g = s.totals[0]
+    if s.requests[r].older != NONE:
+        s.requests[s.requests[r].older].newer = s.requests[r].newer
+    if s.requests[r].newer != NONE:
+        s.requests[s.requests[r].newer].older = s.requests[r].older
+    else:
+        g.tail = s.requests[r].older
+    g.running -= 1
+
+
+@compiled
+def _start_decoding(s, r, known):  # type: ignore[no-untyped-def]
+    """Prefill of ``known`` tokens ended in this step, which produced a token; from the next step on one per step."""
+    g = s.totals[0]
+    step = g.step
+    s.requests[r].offset = known - (step + 1)
+    s.residue[s.requests[r].offset % s.residue.size] += 1
+    g.decoding += 1
+    slot = (step + s.requests[r].tokens_out - s.requests[r].produced) % s.bucket.size
+    after = s.bucket[slot]
+    s.bucket[slot] = r
+    s.requests[r].bucket_next = after
+    s.requests[r].bucket_prev = NONE
+    if after != NONE:
+        s.requests[after].bucket_prev = r
+
+
+@compiled
+def _stop_decoding(s, r, computed):  # type: ignore[no-untyped-def]
+    """Take ``r``, which holds ``computed`` tokens, out of the decoding requests and give its blocks back."""
+    g = s.totals[0]
+    s.residue[s.requests[r].offset % s.residue.size] -= 1
+    g.decoding -= 1
+    g.kv -= computed
+    g.free += _ceil_div(computed, s.residue.size)
+
+
+@compiled
+def _preempt_tail(s):  # type: ignore[no-untyped-def]
+    """Send the last admitted request back to the front of the queue; returns by how much fewer blocks are needed."""
+    g = s.totals[0]
+    r = g.tail
+    step, block = g.step, s.residue.size
+    relief = 0
+    if r == g.partial:
+        g.free += _ceil_div(g.partial_done, block)
+        g.kv -= g.partial_done
+        g.partial = NONE
+    else:
+        computed = s.requests[r].offset + step
+        relief = 1 if computed % block == 0 else 0
+        _stop_decoding(s, r, computed)
+        slot = (step + s.requests[r].tokens_in + s.requests[r].tokens_out - 2 - computed) % s.bucket.size
+        if s.requests[r].bucket_prev == NONE:
+            s.bucket[slot] = s.requests[r].bucket_next
+        else:
+            s.requests[s.requests[r].bucket_prev].bucket_next = s.requests[r].bucket_next
+        if s.requests[r].bucket_next != NONE:
+            s.requests[s.requests[r].bucket_next].bucket_prev = s.requests[r].bucket_prev
+        s.requests[r].produced = computed + 1 - s.requests[r].tokens_in
+        s.requests[r].last_token = g.now
+    _stop_running(s, r)
+    _stop_adapter(s, s.requests[r].adapter, step - 1)
+    s.requests[r].preempted += 1
+    g.preemptions += 1
+    _enqueue_front(s, r)
+    return relief
+
+
+@compiled
+def _grow_running(s, setup):  # type: ignore[no-untyped-def]
+    """Schedule the running: one token each, and the rest of the prompt of the one in prefill.
+
+    Requests are served in order of admission and short of blocks the last one is preempted until the one at hand fits;
+    so the outcome is that tails go until what the others need is free.
+
+    Returns (tokens of the prefill chunk, whether someone was preempted).
+    """
+    g = s.totals[0]
+    block = setup.block
+    need = s.residue[-g.step % block]
+    chunk, chunk_need = 0, 0
+    if g.partial != NONE:
+        r, done = g.partial, g.partial_done
+        chunk = min(s.requests[r].tokens_in + s.requests[r].produced - done, setup.max_tokens - g.decoding)
+        chunk_need = _ceil_div(done + chunk, block) - _ceil_div(done, block)
+    before = g.preemptions
+    while need + chunk_need > g.free:
+        need -= _preempt_tail(s)
+        if g.partial == NONE:
+            chunk, chunk_need = 0, 0
+    g.free -= need + chunk_need
+    return chunk, g.preemptions > before
+
+
+@compiled
+def _admit(s, setup, budget, n_joined):  # type: ignore[no-untyped-def]
+    """Schedule the waiting, first come first served, as far as budgets, slots and KV blocks allow.
+
+    Returns (prefill tokens, prefills that end in this step, adapters to load, whether the KV gate closed).
+    """
+    g = s.totals[0]
+    prefill, n_loading = 0, 0
+    while g.waiting > 0 and prefill < budget and g.running < setup.max_seqs:
+        full = g.active == setup.slots and s.tree_running.size > 0
+        a = s.tree_running[1] if full else s.tree_all[1]
+        if a == NONE:
+            break
+        r = s.adapters[a].head
+        known = s.requests[r].tokens_in + s.requests[r].produced
+        new = min(known, budget - prefill)
+        if _ceil_div(known if setup.whole_prompt else new, setup.block) > g.free:
+            return prefill, n_joined, n_loading, True
+        _dequeue(s, a)
+        _run(s, r)
+        n_loading = _start_adapter(s, a, n_loading)
+        g.free -= _ceil_div(new, setup.block)
+        prefill += new
+        if new == known:
+            s.joined[n_joined] = r
+            n_joined += 1
+        else:
+            g.partial = r
+            g.partial_done = new
+    return prefill, n_joined, n_loading, False
+
+
+@compiled
+def _record_gap(s, seconds, count):  # type: ignore[no-untyped-def]
+    place = int((math.log(max(seconds * 1e3, 1e-9)) - ITL_BIN_START) / ITL_BIN_WIDTH)
+    s.itl[min(max(place, 0), ITL_BINS - 1)] += count
+
+
+@compiled
+def _account(s, setup, seconds, tokens, gate):  # type: ignore[no-untyped-def]
+    """Add a step of ``seconds`` to the integrals over time, and to what kept those who wait from being admitted."""
+    g = s.totals[0]
+    g.busy_s += seconds
+    g.running_s += seconds * g.running
+    g.waiting_s += seconds * g.waiting
+    g.kv_token_s += seconds * g.kv
+    g.max_kv = max(g.max_kv, g.kv)
+    g.max_waiting = max(g.max_waiting, g.waiting)
+    if g.waiting == 0:
+        return
+    if gate:
+        g.blocked_kv_s += seconds
+    elif tokens == setup.max_tokens:
+        g.blocked_tokens_s += seconds
+    elif g.running == setup.max_seqs:
+        g.blocked_seqs_s += seconds
+    else:
+        g.blocked_slots_s += seconds
+
+
+@compiled
+def _finish(s, r, end, seen):  # type: ignore[no-untyped-def]
+    g = s.totals[0]
+    if seen:
+        s.requests[r].finish = end
+    _stop_running(s, r)
+    _stop_adapter(s, s.requests[r].adapter, g.step)
+
+
+@compiled
+def _advance(s, setup, end, duration, n_joined):  # type: ignore[no-untyped-def]
+    """Let the step end: tokens come out, requests finish and leave, prefilled ones start to decode."""
+    g = s.totals[0]
+    step = g.step
+    seen = end <= setup.horizon
+    if seen and g.decoding > 0:
+        _record_gap(s, duration, g.decoding)
+    slot = step % s.bucket.size
+    r = s.bucket[slot]
+    s.bucket[slot] = NONE
+    while r != NONE:
+        after = s.requests[r].bucket_next
+        _stop_decoding(s, r, s.requests[r].offset + step + 1)
+        _finish(s, r, end, seen)
+        r = after
+    for i in range(n_joined):
+        r = s.joined[i]
+        known = s.requests[r].tokens_in + s.requests[r].produced
+        if seen and s.requests[r].produced == 0:
+            s.requests[r].first_token = end
+        elif seen:
+            _record_gap(s, end - s.requests[r].last_token, 1)
+        s.requests[r].produced += 1
+        if s.requests[r].produced == s.requests[r].tokens_out:
+            g.free += _ceil_div(known, setup.block)
+            g.kv -= known
+            _finish(s, r, end, seen)
+        else:
+            _start_decoding(s, r, known)
+
+
+@compiled
+def _step(s, setup):  # type: ignore[no-untyped-def]
+    """Schedule and execute one step; false if there was nothing to do."""
+    g = s.totals[0]
+    chunk, preempted = _grow_running(s, setup)
+    n_joined = 0
+    decoding = g.decoding
+    if g.partial != NONE:
+        g.partial_done += chunk
+        r = g.partial
+        if g.partial_done == s.requests[r].tokens_in + s.requests[r].produced:
+            s.joined[0] = r
+            n_joined = 1
+            g.partial = NONE
+    admitted, n_loading, gate = 0, 0, preempted
+    if not preempted:
+        admitted, n_joined, n_loading, gate = _admit(s, setup, setup.max_tokens - decoding - chunk, n_joined)
+    prefill = chunk + admitted
+    tokens = decoding + prefill
+    if tokens == 0:
+        return False
+    g.kv += tokens
+    milliseconds = (
+        setup.step_base
+        + setup.per_request * g.running
+        + setup.per_kv * g.kv
+        + setup.per_adapter * g.active
+        + setup.per_prefill * prefill
+        + setup.per_adapter_prefill * g.active * prefill
+        + _load_adapters(s, setup, n_loading)
+    )
+    if tokens > setup.eager_above:
+        milliseconds += setup.eager
+    duration = milliseconds * 1e-3
+    end = g.now + duration
+    _account(s, setup, min(end, setup.horizon) - g.now, tokens, gate)
+    _advance(s, setup, end, duration, n_joined)
+    g.now = end
+    g.step += 1
+    return True
+
+
+@compiled
+def run(s, setup, arrival):  # type: ignore[no-untyped-def]
+    """Simulate from time 0 to the horizon (s): arrivals, one step, and so on; idle time is skipped."""
+    g = s.totals[0]
+    total = arrival.size
+    while g.now < setup.horizon:
+        while g.arrived < total and arrival[g.arrived] <= g.now:
+            r = g.arrived
+            g.arrived += 1
+            if s.requests[r].tokens_in >= setup.max_len:
+                g.rejected += 1
+            else:
+                s.requests[r].tokens_out = min(s.requests[r].tokens_out, setup.max_len - s.requests[r].tokens_in)
+                _enqueue(s, r)
+        if not _step(s, setup):
+            if g.arrived == total:
+                return
+            g.now = arrival[g.arrived]

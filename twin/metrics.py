@@ -1,0 +1,140 @@
+"""What a run means: the figures vLLM's benchmark reports, and why they are what they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loraplan.workload import Floats, Ints
+from twin import core
+from twin.server import Resource, Run
+
+BLOCKED_SHARE = 0.01
+"""A resource binds if requests waited for it during at least this share of the time."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A distribution in four numbers; nan where nothing was observed."""
+
+    mean: float
+    p50: float
+    p95: float
+    p99: float
+
+
+@dataclass(frozen=True, eq=False)
+class PerAdapter:
+    """What each adapter got; arrays of shape (adapters,).
+
+    Attributes:
+        arrived: requests that arrived.
+        completed: requests completed.
+        served_fraction: its tokens in completed requests / its tokens that arrived; nan if none arrived.
+        ttft_s: mean time to first token of its completed requests; nan if none.
+    """
+
+    arrived: Ints
+    completed: Ints
+    served_fraction: Floats
+    ttft_s: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Metrics:
+    """Figures of one run, over completed requests, as ``vllm bench serve`` defines them.
+
+    Times are the engine's: what the HTTP frontend and the client add is not in them. The percentiles of ITL are over
+    the gaps of all requests. ``binding`` is the resource that requests waited for longest, or ``none``.
+    """
+
+    arrived: int
+    completed: int
+    rejected: int
+    offered_tok_s: float
+    throughput_tok_s: float
+    served_fraction: float
+    itl_ms: Spread
+    ttft_s: Spread
+    running: float
+    waiting: float
+    max_waiting: int
+    kv_utilisation: float
+    max_kv_utilisation: float
+    loads_from_cpu: int
+    loads_from_disk: int
+    preemptions: int
+    steps: int
+    busy_fraction: float
+    binding: Resource | Literal["none"]
+    blocked_fraction: dict[Resource, float]
+    per_adapter: PerAdapter
+
+
+def measure(run: Run, n_adapters: int) -> Metrics:
+    """Compute the figures of ``run``, whose requests name adapters 0 to ``n_adapters`` - 1."""
+    asked = run.requests
+    tokens = (asked.tokens_in + asked.tokens_out).astype(np.float64)
+    done = np.isfinite(run.finish_s)
+    offered = float(tokens.sum()) / run.horizon_s
+    throughput = float(tokens[done].sum()) / run.horizon_s
+    gaps = int((asked.tokens_out[done] - 1).sum())
+    decoding_s = float((run.finish_s[done] - run.first_token_s[done]).sum())
+    blocked = {resource: seconds / run.horizon_s for resource, seconds in run.blocked_s.items()}
+    worst = max(blocked, key=lambda resource: blocked[resource])
+    return Metrics(
+        arrived=len(asked),
+        completed=int(done.sum()),
+        rejected=run.rejected,
+        offered_tok_s=offered,
+        throughput_tok_s=throughput,
+        served_fraction=throughput / offered if offered > 0 else 1.0,
+        itl_ms=_itl_spread(run.itl_counts, 1e3 * decoding_s / gaps if gaps else np.nan),
+        ttft_s=_spread(run.first_token_s[done] - asked.arrival_s[done]),
+        running=run.running_s / run.horizon_s,
+        waiting=run.waiting_s / run.horizon_s,
+        max_waiting=run.max_waiting,
+        kv_utilisation=run.kv_token_s / run.horizon_s / run.kv_capacity_tokens,
+        max_kv_utilisation=run.max_kv_tokens / run.kv_capacity_tokens,
+        loads_from_cpu=run.loads_from_cpu,
+        loads_from_disk=run.loads_from_disk,
+        preemptions=run.preemptions,
+        steps=run.steps,
+        busy_fraction=run.busy_s / run.horizon_s,
+        binding=worst if blocked[worst] >= BLOCKED_SHARE else "none",
+        blocked_fraction=blocked,
+        per_adapter=_per_adapter(run, tokens, done, n_adapters),
+    )
+
+
+def _per_adapter(run: Run, tokens: Floats, done: NDArray[np.bool_], n_adapters: int) -> PerAdapter:
+    owner = run.requests.adapter
+    waited = run.first_token_s[done] - run.requests.arrival_s[done]
+    completed = np.bincount(owner[done], minlength=n_adapters)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return PerAdapter(
+            arrived=np.bincount(owner, minlength=n_adapters),
+            completed=completed,
+            served_fraction=np.bincount(owner[done], tokens[done], n_adapters) / np.bincount(owner, tokens, n_adapters),
+            ttft_s=np.bincount(owner[done], waited, n_adapters) / completed,
+        )
+
+
+def _spread(values: Floats) -> Spread:
+    if values.size == 0:
+        return Spread(np.nan, np.nan, np.nan, np.nan)
+    p50, p95, p99 = np.percentile(values, [50, 95, 99])
+    return Spread(float(values.mean()), float(p50), float(p95), float(p99))
+
+
+def _itl_spread(counts: Floats, mean_ms: float) -> Spread:
+    """Percentiles from the histogram: the geometric middle of the bin in which each lies."""
+    cumulated = np.cumsum(counts)
+    if cumulated[-1] == 0:
+        return Spread(mean_ms, np.nan, np.nan, np.nan)
+    bins = np.searchsorted(cumulated, np.array([0.50, 0.95, 0.99]) * cumulated[-1])
+    p50, p95, p99 = np.exp(core.ITL_BIN_START + (bins + 0.5) * core.ITL_BIN_WIDTH)
+    return Spread(mean_ms, float(p50), float(p95), float(p99))

@@ -1,0 +1,92 @@
+"""The twin as an oracle: every GPU load is simulated, with Poisson or bursty arrivals at the adapters' rates."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from loraplan.errors import BadInputError
+from loraplan.oracle import Oracle, Predictions
+from loraplan.problem import GPULoad, Problem
+from loraplan.workload import Arrivals, RateWorkload
+from twin.metrics import Metrics, measure
+from twin.server import simulate
+
+Row = tuple[bool, float, float, float, float, float]
+DOES_NOT_START: Row = (False, 0.0, 0.0, np.nan, np.nan, 0.0)
+
+
+@dataclass(frozen=True)
+class TwinParams:
+    """Settings of the twin oracle.
+
+    Attributes:
+        horizon_s: seconds to simulate.
+        seeds: runs to average.
+        first_seed: the first of these seeds; every load gets the same ones.
+        cv: coefficient of variation of the gaps between an adapter's requests; 1 is Poisson.
+    """
+
+    horizon_s: float = 3600.0
+    seeds: int = 1
+    first_seed: int = 0
+    cv: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if self.horizon_s <= 0 or self.seeds < 1:
+            raise BadInputError("oracle 'twin': horizon_s must be above 0 and seeds at least 1")
+        Arrivals(self.cv)
+
+
+class TwinOracle(Oracle):
+    """Simulates each load step by step; loads are spread over the machine's cores, answers are remembered."""
+
+    Params: ClassVar[type[Any]] = TwinParams
+
+    def __init__(self, problem: Problem, params: TwinParams) -> None:
+        """Prepare for loads of ``problem``."""
+        self._problem = problem
+        self._params = params
+        self._known: dict[GPULoad, Row] = {}
+
+    def predict(self, loads: Sequence[GPULoad]) -> Predictions:
+        """Simulate those loads that were not simulated before."""
+        new = list(dict.fromkeys(load for load in loads if load not in self._known))
+        if len(new) == 1:
+            self._known[new[0]] = self._simulate(new[0])
+        elif new:
+            pool = ThreadPoolExecutor(max_workers=os.cpu_count())
+            try:
+                self._known.update(zip(new, pool.map(self._simulate, new), strict=True))
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+        columns = list(zip(*(self._known[load] for load in loads), strict=True)) or [()] * 6
+        return Predictions(np.array(columns[0], dtype=np.bool_), *(np.array(c, dtype=np.float64) for c in columns[1:]))
+
+    def _simulate(self, load: GPULoad) -> Row:
+        problem, params = self._problem, self._params
+        if not problem.starts(load):
+            return DOES_NOT_START
+        adapters = tuple(problem.adapters[i] for i in load.adapters)
+        workload = RateWorkload(adapters, params.horizon_s, Arrivals(params.cv))
+        ranks = problem.ranks[list(load.adapters)]
+        max_rank = problem.max_rank(load.gpu_type, load.adapters)
+        seen: list[Metrics] = []
+        for seed in range(params.first_seed, params.first_seed + params.seeds):
+            requests = workload.requests(seed)
+            run = simulate(problem.profile(load), load.slots, max_rank, ranks, requests, params.horizon_s)
+            seen.append(measure(run, len(adapters)))
+        return (
+            True,
+            float(np.mean([m.served_fraction for m in seen])),
+            float(np.mean([m.throughput_tok_s for m in seen])),
+            float(np.mean([m.itl_ms.mean for m in seen])),
+            float(np.mean([m.ttft_s.mean for m in seen])),
+            float(np.mean([m.kv_utilisation for m in seen])),
+        )

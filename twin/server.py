@@ -1,0 +1,203 @@
+"""One simulated server: set it up from a profile, run it on a stream of requests, keep what happened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loraplan.errors import BadInputError
+from loraplan.profiles import Profile
+from loraplan.workload import Floats, Ints, Requests
+from twin import core
+
+Resource = Literal["slots", "kv", "tokens", "seqs"]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What happened on one server from time 0 to the horizon; times are seconds since the start.
+
+    Attributes:
+        horizon_s: seconds simulated.
+        requests: what was asked.
+        first_token_s: shape (requests,), when the first token came out; nan if not within the horizon.
+        finish_s: shape (requests,), when the last one did.
+        preempted: shape (requests,), times the request was preempted.
+        steps: engine steps.
+        loads_from_cpu, loads_from_disk: adapter loads into a slot, by where the adapter was.
+        preemptions: requests preempted, in all.
+        rejected: requests whose prompt is as long as ``max_model_len``, or as all KV blocks, or longer.
+        kv_capacity_tokens: tokens that the KV blocks hold.
+        max_kv_tokens, max_waiting: largest value in any step.
+        busy_s: seconds in which a step ran.
+        running_s, waiting_s, kv_token_s: integrals over time of running requests, waiting requests and KV tokens held.
+        blocked_s: seconds in which requests waited, by what ended the step's admissions: no KV blocks (or a preemption),
+            the step's token budget, ``max_num_seqs``, or, if nothing did, no slot for those left.
+        itl_counts: shape (core.ITL_BINS,), inter-token gaps of all requests by logarithmic bins.
+    """
+
+    horizon_s: float
+    requests: Requests
+    first_token_s: Floats
+    finish_s: Floats
+    preempted: Ints
+    steps: int
+    loads_from_cpu: int
+    loads_from_disk: int
+    preemptions: int
+    rejected: int
+    kv_capacity_tokens: int
+    max_kv_tokens: int
+    max_waiting: int
+    busy_s: float
+    running_s: float
+    waiting_s: float
+    kv_token_s: float
+    blocked_s: dict[Resource, float]
+    itl_counts: Floats
+
+
+def simulate(
+    profile: Profile,
+    slots: int,
+    max_rank: int,
+    adapter_ranks: Ints,
+    requests: Requests,
+    horizon_s: float,
+    cpu_slots: int | None = None,
+) -> Run:
+    """Replay ``requests`` on one server of ``profile`` for ``horizon_s`` seconds.
+
+    The server has loaded its adapters in order of index at start, so the last ones are in its slots and, if they do
+    not all fit there, in CPU memory.
+
+    Args:
+        profile: the server's constants and rules.
+        slots: GPU slots (``--max-loras``).
+        max_rank: ``--max-lora-rank``.
+        adapter_ranks: shape (adapters,), rank of each adapter; requests name them by index.
+        requests: in order of arrival.
+        horizon_s: seconds to simulate.
+        cpu_slots: adapters that CPU memory holds (``--max-cpu-loras``); None for all of them.
+
+    Raises:
+        BadInputError: the server would not start, or a setting is out of range.
+    """
+    if slots < 1:
+        raise BadInputError(f"slots must be at least 1 (got {slots})")
+    if adapter_ranks.size and adapter_ranks.max() > max_rank:
+        raise BadInputError(f"max_rank is {max_rank}, but an adapter has rank {adapter_ranks.max()}")
+    if not profile.starts(slots, max_rank):
+        raise BadInputError(
+            f"memory error: {slots} slots of rank {max_rank} leave {profile.kv_tokens(slots, max_rank):.0f} KV tokens "
+            f"on {profile.name}, below its max_model_len of {profile.limits.max_model_len}"
+        )
+    in_cpu = max(slots, adapter_ranks.size) if cpu_slots is None else cpu_slots
+    if in_cpu < slots:
+        raise BadInputError(f"cpu_slots must be at least slots, {slots} (got {in_cpu})")
+    setup = _setup(profile, slots, max_rank, in_cpu, horizon_s)
+    state = _state(profile, setup, max_rank, adapter_ranks, requests)
+    core.run(state, setup, np.ascontiguousarray(requests.arrival_s, dtype=np.float64))
+    totals, served = state.totals[0], state.requests
+    return Run(
+        horizon_s=horizon_s,
+        requests=requests,
+        first_token_s=served["first_token"].copy(),
+        finish_s=served["finish"].copy(),
+        preempted=served["preempted"].copy(),
+        kv_capacity_tokens=profile.kv_blocks(slots, max_rank) * profile.kv.block_tokens,
+        max_kv_tokens=int(totals["max_kv"]),
+        blocked_s={
+            "slots": float(totals["blocked_slots_s"]),
+            "kv": float(totals["blocked_kv_s"]),
+            "tokens": float(totals["blocked_tokens_s"]),
+            "seqs": float(totals["blocked_seqs_s"]),
+        },
+        itl_counts=state.itl,
+        steps=int(totals["step"]),
+        loads_from_cpu=int(totals["from_cpu"]),
+        loads_from_disk=int(totals["from_disk"]),
+        preemptions=int(totals["preemptions"]),
+        rejected=int(totals["rejected"]),
+        max_waiting=int(totals["max_waiting"]),
+        busy_s=float(totals["busy_s"]),
+        running_s=float(totals["running_s"]),
+        waiting_s=float(totals["waiting_s"]),
+        kv_token_s=float(totals["kv_token_s"]),
+    )
+
+
+def _setup(profile: Profile, slots: int, max_rank: int, cpu_slots: int, horizon_s: float) -> core.Setup:
+    law, limits, block = profile.step_ms, profile.limits, profile.kv.block_tokens
+    return core.Setup(
+        slots=slots,
+        cpu_slots=cpu_slots,
+        max_tokens=limits.max_num_batched_tokens,
+        max_seqs=limits.max_num_seqs,
+        block=block,
+        whole_prompt=profile.rules == "vllm-0.32",
+        # A request that fills every block still fits: without this one could preempt itself for ever.
+        max_len=min(limits.max_model_len, profile.kv_blocks(slots, max_rank) * block),
+        horizon=float(horizon_s),
+        step_base=law.base + law.per_slot * slots,
+        per_request=law.per_request,
+        per_kv=law.per_kv_token,
+        per_adapter=law.per_adapter + law.per_adapter_rank * max_rank,
+        per_prefill=law.per_prefill_token,
+        per_adapter_prefill=law.per_adapter_prefill_token,
+        eager=law.eager,
+        eager_above=law.eager_above_tokens,
+    )
+
+
+def _state(profile: Profile, setup: core.Setup, max_rank: int, ranks: Ints, requests: Requests) -> core.State:
+    n_requests, n_adapters = len(requests), int(ranks.size)
+    leaves = 1 << max(0, n_adapters - 1).bit_length()
+    longest = int(requests.tokens_out.max()) if n_requests else 1
+
+    totals = np.zeros(1, dtype=core.TOTALS)
+    totals["tail"] = totals["partial"] = core.NONE
+    totals["free"] = profile.kv_blocks(setup.slots, max_rank)
+    totals["on_gpu"] = min(n_adapters, setup.slots)
+    totals["in_cpu"] = min(n_adapters, setup.cpu_slots)
+
+    asked = np.zeros(n_requests, dtype=core.REQUEST)
+    for name in ("tokens_in", "tokens_out", "adapter"):
+        asked[name] = getattr(requests, name)
+    for name in ("first_token", "finish", "last_token"):
+        asked[name] = np.nan
+
+    adapters = np.zeros(n_adapters + 2, dtype=core.ADAPTER)
+    adapters["head"] = adapters["back"] = core.NONE
+    adapters["last_used"] = np.arange(n_adapters + 2) - n_adapters - 1
+    adapters["load_ms"][:n_adapters] = profile.load_ms.to_gpu + profile.load_ms.smaller_rank * (ranks < max_rank)
+    adapters["disk_ms"][:n_adapters] = profile.load_ms.disk + profile.load_ms.disk_per_rank * ranks
+    _fill_caches(adapters, int(totals["on_gpu"][0]), int(totals["in_cpu"][0]))
+
+    return core.State(
+        totals=totals,
+        requests=asked,
+        adapters=adapters,
+        bucket=np.full(longest + 1, core.NONE, dtype=np.int64),
+        residue=np.zeros(setup.block, dtype=np.int64),
+        joined=np.zeros(setup.max_seqs, dtype=np.int64),
+        loading=np.zeros(n_adapters, dtype=np.int64),
+        tree_all=np.full(2 * leaves, core.NONE, dtype=np.int64),
+        tree_running=np.full(2 * leaves if setup.slots < n_adapters else 0, core.NONE, dtype=np.int64),
+        itl=np.zeros(core.ITL_BINS),
+    )
+
+
+def _fill_caches(adapters: NDArray[np.void], on_gpu: int, in_cpu: int) -> None:
+    """Put the adapters loaded last into the slots, those before them into CPU memory, and link both by last use."""
+    n = adapters.size - 2
+    place = adapters["place"][:n]
+    place[n - in_cpu :] = core.CPU
+    place[n - on_gpu :] = core.GPU
+    for anchor, where in ((n, core.GPU), (n + 1, core.CPU)):
+        ring = np.concatenate(([anchor], np.flatnonzero(place == where), [anchor]))
+        adapters["lru_next"][ring[:-1]] = ring[1:]
+        adapters["lru_prev"][ring[1:]] = ring[:-1]
