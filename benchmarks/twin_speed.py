@@ -52,9 +52,9 @@ def main() -> None:
             started = time.perf_counter()
             run = simulate(profile, slots, 8, ranks, requests, HOUR_S)
             seconds.append(time.perf_counter() - started)
-        took = median(seconds)
+        took, served = median(seconds), measure(run, ADAPTERS).served_fraction
         print(
-            f"{name:20} {len(requests):9,} {run.steps:8,} {measure(run, ADAPTERS).served_fraction:7.3f} {1e3 * took:7.1f} "
+            f"{name:20} {len(requests):9,} {run.steps:8,} {served:7.3f} {1e3 * took:7.1f} "
             f"{1e6 * took / run.steps:8.2f} {PUBLISHED_S / took:7,.0f}x"
         )
 

@@ -16,6 +16,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         BadInputError: the folder does not exist or cannot be written.
     """
+    require_writable(path)
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
@@ -33,6 +34,21 @@ def write_text(path: Path, text: str) -> None:
         if isinstance(error, OSError):
             raise BadInputError(f"cannot write {path}: {error.strerror}") from None
         raise
+
+
+def require_writable(path: Path) -> None:
+    """Tell before the work, not after it, that its result could not be written to ``path``.
+
+    Raises:
+        BadInputError: the folder does not exist or cannot be written, or ``path`` is something else than a file.
+    """
+    folder = path.parent
+    if not folder.is_dir():
+        raise BadInputError(f"cannot write {path}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK):
+        raise BadInputError(f"cannot write {path}: {folder} is read-only")
+    if path.exists() and not path.is_file():  # a folder; or a device, which a rename would destroy
+        raise BadInputError(f"cannot write {path}: it is not a file")
 
 
 def sha256(path: Path) -> str:

@@ -150,7 +150,7 @@ def read_plan(path: Path | str) -> Plan:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInputError(f"plan {path}: {error.strerror or error}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInputError(f"plan {path}: not valid JSON ({error}); is the file complete?") from None
     if not isinstance(data, dict) or "schema_version" not in data:
         raise BadInputError(f"plan {path}: expected a plan with a schema_version; was it written by `loraplan solve`?")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from loraplan.config import Config, build
+from loraplan.config import build_workload, parse_config
 from loraplan.errors import BadInputError
 from loraplan.files import sha256
 from loraplan.plan import Plan, PlannedGPU
@@ -99,7 +99,8 @@ def recorded_workload(plan: Plan) -> Workload:
             raise BadInputError(f"{name}, from which the plan was made, is missing; restore it or give a --config")
         if sha256(Path(name)) != digest:
             raise BadInputError(f"{name} has changed since the plan was made; restore it or give a --config")
-    return build(Config.model_validate(plan.provenance.config)).replay
+    # Only the workload is built: the profiles, as they were, are in the plan.
+    return build_workload(parse_config(plan.provenance.config, source="the config that the plan records"))
 
 
 def validate(
@@ -175,7 +176,8 @@ def route(plan: Plan, workload: Workload, seed: int) -> list[Requests]:
         replicas = homes[asked.name]
         if len(replicas) > 1:
             mine = np.flatnonzero(requests.adapter == index)
-            drawn = rng.choice(len(replicas), size=mine.size, p=[share for _, _, share in replicas])
+            shares = np.array([share for _, _, share in replicas])
+            drawn = rng.choice(len(replicas), size=mine.size, p=shares / shares.sum())
             row_of[mine], place_of[mine] = np.array([replica[:2] for replica in replicas], dtype=np.int64)[drawn].T
     streams = []
     for row in range(len(plan.gpus)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,8 +40,10 @@ class TwinParams:
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if self.horizon_s <= 0 or self.seeds < 1:
-            raise BadInputError("oracle 'twin': horizon_s must be above 0 and seeds at least 1")
+        if not (math.isfinite(self.horizon_s) and self.horizon_s > 0):
+            raise BadInputError(f"oracle 'twin': horizon_s must be above 0 (got {self.horizon_s})")
+        if self.seeds < 1 or self.first_seed < 0:
+            raise BadInputError("oracle 'twin': seeds must be at least 1 and first_seed at least 0")
         Arrivals(self.cv)
 
 
@@ -86,7 +89,13 @@ class TwinOracle(Oracle):
             True,
             float(np.mean([m.served_fraction for m in seen])),
             float(np.mean([m.throughput_tok_s for m in seen])),
-            float(np.mean([m.itl_ms.mean for m in seen])),
-            float(np.mean([m.ttft_s.mean for m in seen])),
+            _mean_of_known([m.itl_ms.mean for m in seen]),
+            _mean_of_known([m.ttft_s.mean for m in seen]),
             float(np.mean([m.kv_utilisation for m in seen])),
         )
+
+
+def _mean_of_known(values: Sequence[float]) -> float:
+    """The mean over the runs that served something; nan if none did."""
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.mean(known)) if known else math.nan

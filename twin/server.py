@@ -34,8 +34,8 @@ class Run:
         max_kv_tokens, max_waiting: largest value in any step.
         busy_s: seconds in which a step ran.
         running_s, waiting_s, kv_token_s: integrals over time of running requests, waiting requests and KV tokens held.
-        blocked_s: seconds in which requests waited, by what ended the step's admissions: no KV blocks (or a preemption),
-            the step's token budget, ``max_num_seqs``, or, if nothing did, no slot for those left.
+        blocked_s: seconds in which requests waited, by what ended the step's admissions: no KV blocks (or a
+            preemption), the step's token budget, ``max_num_seqs``, or, if nothing did, no slot for those left.
         itl_counts: shape (core.ITL_BINS,), inter-token gaps of all requests by logarithmic bins.
     """
 

@@ -16,6 +16,7 @@ from loraplan.cli import show
 from loraplan.cli.group import ErrorsInOneLine
 from loraplan.config import Config, build, load_config
 from loraplan.errors import BadInputError
+from loraplan.files import require_writable
 from loraplan.oracle import ORACLES
 from loraplan.plan import Plan, read_plan
 from loraplan.profiles import PROFILES
@@ -85,6 +86,8 @@ def solve(
     Ctrl-C and --time-limit end the search with the best found so far. Exit code 1 means that there is no complete plan;
     the reason names the adapters and the limit, and nothing is saved.
     """
+    if output is not None:
+        require_writable(output)
     plan = _solve(_read(config, solver, objective, oracle, time_limit, seed, changes))
     if as_json:
         typer.echo(plan.to_json(), nl=False)
@@ -184,6 +187,7 @@ def compare(
     else:
         show.comparison(rows)
     if not any(plan.complete for plan, _ in rows):
+        show.error(f"no feasible plan: {rows[0][0].reason}")
         raise typer.Exit(1)
 
 
@@ -241,7 +245,7 @@ def _read(
     changes: list[str] | None,
 ) -> Config:
     named = {"solver": solver, "objective": objective, "oracle": oracle, "time_limit_s": time_limit, "seed": seed}
-    given = [f"{key}={value}" for key, value in named.items() if value is not None]
+    given = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
     return load_config(path, [*given, *(changes or [])])
 
 

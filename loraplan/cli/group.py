@@ -10,9 +10,11 @@ from typer.core import TyperGroup
 from loraplan.cli import show
 from loraplan.errors import LoraplanError
 
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # click's, which newer typers carry inside
+
 
 class ErrorsInOneLine(TyperGroup):
-    """Turns the errors that loraplan raises on purpose into a line on stderr and their exit code."""
+    """Turns errors made on purpose, and those in a command's arguments, into a line on stderr and their exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
@@ -21,3 +23,8 @@ class ErrorsInOneLine(TyperGroup):
         except LoraplanError as error:
             show.error(str(error))
             raise typer.Exit(error.exit_code) from None
+        except _UsageError as error:
+            usage: Any = error
+            path = (usage.ctx or ctx).command_path
+            show.error(f"{' '.join(usage.format_message().split())} See `{path} --help`.")
+            raise typer.Exit(usage.exit_code) from None

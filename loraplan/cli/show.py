@@ -81,8 +81,8 @@ def plan(made: Plan) -> None:
     for gpu in made.gpus:
         says = gpu.predicted
         table.add_row(
-            gpu.id,
-            gpu.profile,
+            escape(gpu.id),
+            escape(gpu.profile),
             str(gpu.slots),
             str(gpu.max_rank),
             str(len(gpu.adapters)),
@@ -112,7 +112,7 @@ def validation(found: Validation, made: Plan) -> None:
     )
     for gpu in found.gpus:
         table.add_row(
-            gpu.id,
+            escape(gpu.id),
             _verdict(gpu),
             _percent(gpu.served_fraction.mean),
             f"{_percent(gpu.served_fraction.low)} to {_percent(gpu.served_fraction.high)}",
@@ -171,9 +171,9 @@ def comparison(rows: Sequence[tuple[Plan, Validation | None]]) -> None:
 
 def simulation(reports: Sequence[GPUReport], detailed: bool) -> None:
     """Print what the twin saw, a column per GPU; of a single one also its adapters."""
-    table = _table("", *(report.id for report in reports))
+    table = _table("", *(escape(report.id) for report in reports))
     rows: list[tuple[str, Callable[[GPUReport], str]]] = [
-        ("profile", lambda r: r.profile),
+        ("profile", lambda r: escape(r.profile)),
         ("slots x max rank", lambda r: f"{r.slots} x {r.max_rank}"),
         ("adapters", lambda r: str(len(r.adapters))),
         ("requests arrived", lambda r: f"{r.metrics.arrived:,}"),

@@ -1,6 +1,6 @@
 """Configurations: the format of the file, reading it, and the planning task it describes."""
 
-from loraplan.config.build import Case, build, build_constraints, build_fleet
+from loraplan.config.case import Case, build, build_constraints, build_fleet, build_workload
 from loraplan.config.load import load_config, parse_config
 from loraplan.config.schema import (
     ArrivalsSpec,
@@ -21,6 +21,7 @@ __all__ = [
     "parse_config",
     "Case",
     "build",
+    "build_workload",
     "build_fleet",
     "build_constraints",
     "WorkloadSpec",

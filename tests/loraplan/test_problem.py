@@ -10,7 +10,7 @@ import pytest
 
 from loraplan.errors import BadInputError
 from loraplan.problem import Constraints, Fleet, GPULoad, GPUType, Problem, ProblemBuilder
-from loraplan.profiles import H100_LLAMA, Limits, Profile, read_profile
+from loraplan.profiles import H100_LLAMA, Profile, read_profile
 from loraplan.workload import Adapter, Lengths
 
 LLAMA = read_profile(H100_LLAMA)
@@ -95,7 +95,3 @@ def test_a_server_starts_while_memory_holds_its_slots() -> None:
     assert problem.starts(GPULoad(0, (0,), most + 1))  # rank 8 takes less
     assert problem.starts(GPULoad(0, (), 1))
     assert problem.max_rank(0, ()) == 8
-
-
-def test_limits_of_the_small_profile_are_valid() -> None:
-    assert Limits.model_validate(SMALL.limits.model_dump()) == SMALL.limits

@@ -110,7 +110,7 @@ def test_kv_law_numbers() -> None:
     assert LLAMA.kv_tokens(0, 8) == 307_529
     assert LLAMA.kv_tokens(100, 8) == pytest.approx(307_529 - 100 * (48.55 + 43.98 * 8))
     assert QWEN.kv_tokens(384, 32) == pytest.approx(702_507 - 384 * (2.91 + 87.91 * 32))
-    assert LLAMA.kv_blocks(100, 8) == 16_717 - 1  # 267,490 tokens in blocks of 16, one kept as the null block
+    assert LLAMA.kv_blocks(100, 8) == 16_718 - 1  # 267,490 tokens in blocks of 16, one kept as the null block
 
 
 @given(st.sampled_from([LLAMA, QWEN]), st.sampled_from([8, 16, 32, 64, 128, 256]), st.integers(0, 3000))

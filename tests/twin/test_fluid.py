@@ -1,0 +1,276 @@
+"""The fluid oracle against a plain search for the steady state, against its own promises, and against the twin."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import numpy as np
+import pytest
+from support.scenarios import MAX_RANK, make_profile
+
+from loraplan.oracle import Predictions
+from loraplan.problem import GPULoad, Problem, ProblemBuilder
+from loraplan.profiles import Profile, load_profile
+from loraplan.workload import Floats, Lengths
+from twin.fluid import FluidOracle, FluidParams
+from twin.oracle import TwinOracle, TwinParams
+
+GRID = 20_000
+LIMIT = 0.9
+
+
+def predict(problem: Problem, *loads: GPULoad) -> Predictions:
+    return FluidOracle(problem, FluidParams()).predict(loads)
+
+
+def assert_same(one: Predictions, other: Predictions) -> None:
+    for field in fields(Predictions):
+        np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name), err_msg=field.name)
+
+
+# ---- random loads ----
+
+
+def random_server(rng: np.random.Generator) -> Profile:
+    """Every term of the step law present; the limits are tight on some servers and out of reach on others."""
+    budget = int(rng.integers(64, 4096))
+    return make_profile(
+        step_ms={
+            "base": rng.uniform(1, 20),
+            "per_request": rng.uniform(0, 0.5),
+            "per_kv_token": rng.uniform(0, 1e-4),
+            "per_adapter": rng.uniform(0, 2),
+            "per_adapter_rank": rng.uniform(0, 0.05),
+            "per_slot": rng.uniform(0, 0.1),
+            "per_prefill_token": rng.uniform(0, 0.05),
+            "per_adapter_prefill_token": rng.uniform(0, 0.005) * (rng.random() < 0.5),
+            "eager": rng.uniform(0, 20) * (rng.random() < 0.5),
+            "eager_above_tokens": int(rng.integers(0, budget + 1)),
+        },
+        load_ms={"to_gpu": rng.uniform(0, 20), "smaller_rank": rng.uniform(0, 5)},
+        kv_tokens=float(rng.choice([4e3, 2e4, 1e6])),
+        per_slot=rng.uniform(0, 20),
+        max_model_len=512,
+        max_num_seqs=min(budget, int(rng.integers(4, 512))),
+        max_num_batched_tokens=budget,
+    )
+
+
+def random_load(seed: int) -> tuple[Problem, GPULoad]:
+    """Mixed ranks and lengths, some adapters that nobody asks for, fewer slots than adapters as often as not."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 13))
+    rates = 10 ** rng.uniform(-2, 1) * rng.lognormal(sigma=1.0, size=n) * (rng.random(n) > 0.1)
+    builder = ProblemBuilder()
+    for i, rate in enumerate(rates):
+        lengths = Lengths(rng.integers(1, 300, size=5), rng.integers(1, 200, size=5))
+        builder.adapter(f"a{i}", int(rng.choice([4, 8, MAX_RANK])), float(rate), lengths=lengths)
+    problem = builder.gpus(random_server(rng), 1).build()
+    return problem, GPULoad(0, tuple(range(n)), int(rng.integers(1, n + 3)))
+
+
+# ---- the steady state, searched for without any cleverness ----
+
+
+@dataclass(frozen=True)
+class SteadyState:
+    """What the module's docstring describes, for one load."""
+
+    problem: Problem
+    load: GPULoad
+
+    def step_seconds(self, exposure: Floats) -> Floats:
+        """How long a step takes at each exposure."""
+        profile, law, load = self.problem.profile(self.load), self.problem.profile(self.load).step_ms, self.load
+        rank = profile.server_rank(max(self.problem.adapters[i].rank for i in load.adapters))
+        running, kv, prefill, active, starting = self.contents(exposure)
+        ms = law.base + law.per_slot * load.slots + law.per_request * running + law.per_kv_token * kv
+        ms = ms + (law.per_adapter + law.per_adapter_rank * rank) * active
+        ms += (law.per_prefill_token + law.per_adapter_prefill_token * active) * prefill
+        ms += law.eager * (running + prefill > law.eager_above_tokens)
+        swapped_out = len(load.adapters) - load.slots
+        if swapped_out > 0:
+            padded = any(self.problem.adapters[i].rank < rank for i in load.adapters)
+            load_ms = profile.load_ms.to_gpu + profile.load_ms.smaller_rank * padded
+            ms += load_ms * starting * swapped_out / np.maximum(len(load.adapters) - active, 1e-300)
+        return ms / 1e3
+
+    def contents(self, exposure: Floats) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+        """Running requests, their KV tokens, prefill tokens, adapters that run and adapters that start, per step."""
+        running, kv, prefill, active, starting = (np.zeros_like(exposure) for _ in range(5))
+        for adapter in (self.problem.adapters[i] for i in self.load.adapters):
+            lengths = adapter.lengths
+            runs = 1 - np.exp(-adapter.rate * lengths.mean_out * exposure)
+            running += adapter.rate * lengths.mean_out * exposure
+            kv += adapter.rate * lengths.mean_out * lengths.mean_kv * exposure
+            prefill += adapter.rate * lengths.mean_in * exposure
+            active += runs
+            starting += runs / lengths.mean_out
+        return running, kv, prefill, active, starting
+
+    def keeps_limits(self, exposure: float) -> bool:
+        """Whether such steps are within slots, memory, sequences and token budget."""
+        profile, slots = self.problem.profile(self.load), self.load.slots
+        rank = profile.server_rank(max(self.problem.adapters[i].rank for i in self.load.adapters))
+        room = profile.kv_blocks(slots, rank) * profile.kv.block_tokens
+        running, kv, prefill, active, _ = (float(value) for value in self.contents(np.array(exposure)))
+        return (
+            (active <= slots or len(self.load.adapters) <= slots)
+            and kv <= room
+            and running <= profile.limits.max_num_seqs
+            and running + prefill <= profile.limits.max_num_batched_tokens
+        )
+
+    def grid(self) -> Floats:
+        """Exposures up to the largest that keeps the limits."""
+        low, high = 0.0, 1.0
+        while self.keeps_limits(high):
+            high *= 2
+        for _ in range(100):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.keeps_limits(middle) else (low, middle)
+        # Geometric below, even above: a lightly loaded server's limits are far beyond where it works.
+        return np.unique(np.concatenate([np.geomspace(low * 1e-6, low, GRID), np.linspace(0, low, GRID)[1:]]))
+
+    def solve(self) -> tuple[float, float | None]:
+        """The largest share of the traffic that is carried and, if that is all of it, the seconds of a step."""
+        exposures = self.grid()
+        share = exposures / self.step_seconds(exposures)
+        if share.max() < 1:
+            return float(share.max()), None
+        first = int(np.argmax(share >= 1))
+        low, high = exposures[max(0, first - 1)], exposures[first]
+        for _ in range(100):
+            middle = (low + high) / 2
+            longer = float(self.step_seconds(np.array(middle))) > middle
+            low, high = (middle, high) if longer else (low, middle)
+        return 1.0, float(high)
+
+
+@pytest.mark.parametrize("batch", range(8))
+def test_the_steady_state_is_the_one_a_plain_search_finds(batch: int) -> None:
+    starved = 0
+    for seed in range(40 * batch, 40 * (batch + 1)):
+        problem, load = random_load(seed)
+        if not problem.starts(load) or not problem.rates.any():
+            continue
+        found = predict(problem, load)
+        share, step_s = SteadyState(problem, load).solve()
+        assert found.served_fraction[0] == pytest.approx(share, rel=2e-4), seed
+        assert found.throughput_tok_s[0] == pytest.approx(share * problem.offered.sum(), rel=2e-4)
+        starved += share < 1
+        if step_s is not None and share == 1 and found.served_fraction[0] == 1:
+            assert found.itl_ms[0] == pytest.approx(1e3 * step_s, rel=1e-5), seed
+            exposure = np.array(step_s)
+            kv = float(SteadyState(problem, load).contents(exposure)[1])
+            profile, rank = problem.profile(load), problem.max_rank(0, load.adapters)
+            room = profile.kv_blocks(load.slots, rank) * profile.kv.block_tokens
+            assert found.kv_utilisation[0] == pytest.approx(kv / room, rel=1e-4)
+    assert 3 <= starved <= 37  # the sample has both kinds
+
+
+@pytest.mark.parametrize("batch", range(8))
+def test_taking_an_adapter_away_never_makes_a_load_worse(batch: int) -> None:
+    """Solvers prove infeasibility with this."""
+    for seed in range(1000 + 40 * batch, 1000 + 40 * (batch + 1)):
+        problem, load = random_load(seed)
+        smaller = [GPULoad(0, tuple(j for j in load.adapters if j != i), load.slots) for i in load.adapters]
+        found = predict(problem, load, *(one for one in smaller if one.adapters))
+        assert (found.served_fraction[1:] >= found.served_fraction[0] - 1e-6).all(), seed
+        starved = found.starved(LIMIT)
+        assert starved[0] or not starved[1:].any(), seed
+        assert (found.starts[1:] | ~found.starts[0]).all()
+
+
+@pytest.mark.parametrize("batch", range(4))
+def test_more_traffic_is_never_served_better(batch: int) -> None:
+    for seed in range(2000 + 20 * batch, 2000 + 20 * (batch + 1)):
+        problem, load = random_load(seed)
+        served, itl_ms = [], []
+        for factor in (0.25, 0.5, 1.0, 2.0, 4.0):
+            builder = ProblemBuilder().gpus(problem.profile(load), 1)
+            for adapter in problem.adapters:
+                builder.adapter(adapter.name, adapter.rank, factor * adapter.rate, lengths=adapter.lengths)
+            found = predict(builder.build(), load)
+            served.append(float(found.served_fraction[0]))
+            if found.starts[0] and served[-1] == 1:
+                itl_ms.append(float(found.itl_ms[0]))
+        assert (np.diff(served) <= 1e-6).all(), seed
+        assert (np.diff(itl_ms) >= -1e-6).all(), seed
+
+
+# ---- edges ----
+
+
+def one_server(rates: list[float], profile: Profile | None = None) -> Problem:
+    builder = ProblemBuilder().gpus(profile or load_profile("h100-64gb/llama-3.1-8b"), 1)
+    for i, rate in enumerate(rates):
+        builder.adapter(f"a{i}", 8, rate, tokens_in=200, tokens_out=150)
+    return builder.build()
+
+
+def test_no_loads_get_no_answers() -> None:
+    assert len(predict(one_server([1.0]))) == 0
+
+
+def test_a_batch_is_answered_as_one_by_one() -> None:
+    problem = one_server([0.5, 1.0, 0.0, 40.0])
+    loads = [
+        GPULoad(0, (0, 1), 1),
+        GPULoad(0, (0, 1, 2, 3), 2),
+        GPULoad(0, (2,), 1),
+        GPULoad(0, (0,), 10**6),  # does not start
+        GPULoad(0, (3,), 1),
+        GPULoad(0, (0, 1), 1),
+    ]
+    together = predict(problem, *loads)
+    one_by_one = [predict(problem, load) for load in loads]
+    joined = Predictions(
+        *(np.concatenate([getattr(one, field.name) for one in one_by_one]) for field in fields(Predictions))
+    )
+    assert_same(together, joined)
+
+
+def test_a_load_that_does_not_start_serves_nothing() -> None:
+    found = predict(one_server([1.0]), GPULoad(0, (0,), 100_000))
+    assert not found.starts[0]
+    assert found.served_fraction[0] == found.throughput_tok_s[0] == found.kv_utilisation[0] == 0
+    assert np.isnan(found.itl_ms[0])
+    assert np.isnan(found.ttft_s[0])
+    assert found.starved(LIMIT)[0]
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_adapters_that_nobody_asks_for_are_served(slots: int) -> None:
+    found = predict(one_server([0.0, 0.0, 0.0]), GPULoad(0, (0, 1, 2), slots))
+    assert found.served_fraction[0] == 1
+    assert found.throughput_tok_s[0] == found.kv_utilisation[0] == 0
+    assert not found.starved(LIMIT)[0]
+
+
+def test_where_the_queue_grows_without_end_so_does_the_wait() -> None:
+    found = predict(one_server([0.1, 1000.0]), GPULoad(0, (0,), 1), GPULoad(0, (1,), 1))
+    assert math.isfinite(found.ttft_s[0])
+    assert found.served_fraction[1] < 0.5
+    assert found.ttft_s[1] == math.inf
+    assert found.starved(LIMIT).tolist() == [False, True]
+
+
+# ---- the twin, where nobody waits ----
+
+
+@pytest.mark.parametrize(("adapters", "total_rate", "rank"), [(1, 1.0, 8), (16, 4.0, 8), (16, 8.0, 16), (64, 6.0, 8)])
+def test_it_agrees_with_the_twin_on_servers_without_queues(adapters: int, total_rate: float, rank: int) -> None:
+    builder = ProblemBuilder().gpus("h100-64gb/llama-3.1-8b", 1)
+    for i in range(adapters):
+        builder.adapter(f"a{i}", rank, total_rate / adapters, tokens_in=200, tokens_out=150)
+    problem = builder.build()
+    load = GPULoad(0, tuple(range(adapters)), adapters)
+    fluid = predict(problem, load)
+    twin = TwinOracle(problem, TwinParams(horizon_s=20_000.0 / total_rate)).predict([load])
+    assert fluid.served_fraction[0] == 1
+    assert twin.kv_utilisation[0] < 0.5
+    assert fluid.throughput_tok_s[0] == pytest.approx(twin.throughput_tok_s[0], rel=0.03)
+    assert fluid.itl_ms[0] == pytest.approx(twin.itl_ms[0], rel=0.10)
+    assert fluid.kv_utilisation[0] == pytest.approx(twin.kv_utilisation[0], rel=0.15)
