@@ -234,10 +234,14 @@ def _check_horizon(horizon_s: float) -> None:
 
 
 def _poisson(rng: np.random.Generator, rates: Floats, horizon_s: float) -> tuple[Floats, Ints]:
-    counts = rng.poisson(rates * horizon_s)
-    owner = np.repeat(np.arange(rates.size), counts)
+    """Superposed Poisson processes: given their number, arrivals are uniform order statistics and owners shuffled.
+
+    Order statistics come sorted as partial sums of exponentials over their total.
+    """
+    owner = np.repeat(np.arange(rates.size), rng.poisson(rates * horizon_s))
     rng.shuffle(owner)
-    return np.sort(rng.random(owner.size) * horizon_s), owner
+    sums = np.cumsum(rng.standard_exponential(owner.size + 1))
+    return sums[:-1] * (horizon_s / sums[-1]), owner
 
 
 def _gamma(rng: np.random.Generator, rates: Floats, horizon_s: float, cv: float) -> tuple[Floats, Ints]:

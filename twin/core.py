@@ -7,8 +7,9 @@ It does what a list-based scheduler does (tests hold it equal to one) without to
 - the step in which a decoding request finishes is known when its prefill ends: finishes wait in a ring of buckets;
 - budgets never clip decoding requests (``max_num_seqs <= max_num_batched_tokens``), so at most one request, the last
   admitted, is in the middle of its prefill, and the preemption victim is the tail of a linked list;
-- the waiting queue is a FIFO per adapter and two tournament trees over their heads: of all adapters, and of those
-  that run; the second one is asked when the LoRA rule makes the scheduler skip everyone else;
+- a request's place in the waiting queue is its index (arrivals are in order), or a negative number once preempted; two
+  tournament trees over the adapters' first requests, arrived or not, tell who goes first: of all adapters, and of those
+  that run, for when the LoRA rule makes the scheduler skip everyone else; so an arrival costs nothing until admitted;
 - adapters that do not run sit in two lists in order of last use: on the GPU, and in CPU memory only.
 
 Rules: vLLM v1/core/sched/scheduler.py, v1/core/kv_cache_manager.py, lora/worker_manager.py of version 0.8.5; the rule
@@ -32,6 +33,21 @@ NO_KEY = np.iinfo(np.int64).max
 
 # Where an adapter is.
 DISK, CPU, GPU = range(3)
+# What ended a step's admissions.
+SLOTS, KV, TOKENS, SEQS = range(4)
+CHANGED, NOTHING = -1, -2
+
+FEATURES = (
+    "steps",
+    "requests",
+    "kv_tokens",
+    "adapters",
+    "prefill_tokens",
+    "adapters_x_prefill_tokens",
+    "load_ms",
+    "eager_steps",
+)
+"""What the step law is linear in; their sums over a run are what calibration needs of it."""
 
 ITL_BIN_WIDTH = 0.01
 """Width of a bin of the inter-token histogram, in natural logarithm of milliseconds: percentiles are exact to 1 %."""
@@ -45,25 +61,23 @@ def _record(integers: str, floats: str = "") -> np.dtype[np.void]:
 
 TOTALS = _record(
     "step arrived waiting running decoding active free kv tail partial partial_done front_key "
-    "from_cpu from_disk preemptions rejected on_gpu in_cpu max_kv max_waiting",
-    "now busy_s running_s waiting_s kv_token_s blocked_slots_s blocked_kv_s blocked_tokens_s blocked_seqs_s",
+    "from_cpu from_disk preemptions on_gpu in_cpu max_kv max_waiting",
+    "now looked busy_s running_s waiting_s kv_token_s",
 )
 """The server: ``active`` adapters run; ``free`` blocks and ``kv`` tokens of the cache; ``tail`` was admitted last;
 ``partial`` is in the middle of its prefill, with ``partial_done`` tokens computed; ``front_key`` is the smallest queue
-key given out; the rest are counts and integrals over time."""
+key given out; ``looked`` is when arrivals were last taken in; the rest are counts and integrals over time."""
 
-REQUEST = _record(
-    "tokens_in tokens_out adapter produced offset preempted older newer key behind bucket_prev bucket_next",
-    "first_token finish last_token",
-)
-"""A request: tokens ``produced`` when it last waited; ``offset`` = tokens computed - step, while it decodes; ``older``
-and ``newer`` neighbours among the running; ``key``, its place in the waiting queue (smaller goes first), and the one
-``behind`` it in its adapter's queue; neighbours in its finish bucket; seconds of its first, finishing and last token
-before preemption."""
+REQUEST = _record("produced offset older newer key behind bucket_prev bucket_next", "last_token")
+"""A request once admitted (all zero before): tokens ``produced`` when it last waited; ``offset`` = tokens computed -
+step, while it decodes; ``older`` and ``newer`` neighbours among the running; neighbours in its finish bucket; and of a
+preempted one the ``key``, below those of all others, the one ``behind`` it in its adapter's queue, and the second of its
+last token."""
 
-ADAPTER = _record("head back runs place last_used lru_prev lru_next", "load_ms disk_ms")
-"""An adapter: first and last waiting request, running requests, where it is, the last step that used it, neighbours by
-last use, milliseconds to load it into a slot, and from disk before that."""
+ADAPTER = _record("front next end key runs place last_used lru_prev lru_next", "load_ms disk_ms")
+"""An adapter: first preempted request that waits; where in ``State.queue`` its requests that were never admitted begin
+and end; the queue key of the first of all; running requests; where it is; the last step that used it; neighbours by last
+use; milliseconds to load it into a slot, and from disk before that."""
 
 
 class Setup(NamedTuple):
@@ -75,7 +89,6 @@ class Setup(NamedTuple):
     max_seqs: int
     block: int
     whole_prompt: bool
-    max_len: int
     horizon: float
     step_base: float
     per_request: float
@@ -91,6 +104,14 @@ class State(NamedTuple):
     """Everything that changes; arrays of records and of integers, shapes in parentheses."""
 
     totals: Any  # (1) TOTALS
+    arrival: Floats  # (requests) seconds, non-decreasing
+    adapter: Ints  # (requests)
+    tokens_in: Ints  # (requests)
+    tokens_out: Ints  # (requests)
+    first_token: Floats  # (requests) seconds; nan if not within the horizon
+    finish: Floats  # (requests) seconds
+    preempted: Ints  # (requests) times
+    queue: Ints  # (requests) by adapter, then by arrival
     requests: Any  # (requests) REQUEST
     adapters: Any  # (adapters + 2) ADAPTER; the last two anchor the lists by last use: on the GPU, in CPU memory only
     bucket: Ints  # (ring) first of the requests that finish in a step
@@ -100,6 +121,8 @@ class State(NamedTuple):
     tree_all: Ints  # (2 * leaves) adapter with the smallest head key, all adapters
     tree_running: Ints  # (2 * leaves) the same among adapters that run; empty if every adapter has a slot
     itl: Floats  # (ITL_BINS) inter-token gaps
+    blocked_s: Floats  # (4) seconds in which requests waited, by what ended admissions
+    features: Floats  # (2, FEATURES) sums over steps, and over the tokens that decoding requests got
 
 
 def compiled(function: Any) -> Any:
@@ -117,31 +140,76 @@ def _ceil_div(a, b):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _head_key(s, a):  # type: ignore[no-untyped-def]
-    if a == NONE or s.adapters[a].head == NONE:
-        return NO_KEY
-    return s.requests[s.adapters[a].head].key
+def _play(s, tree, i):  # type: ignore[no-untyped-def]
+    """Play one match of a tournament tree: of two adapters, the one whose first request goes first moves up."""
+    left, right = tree[2 * i], tree[2 * i + 1]
+    if left == NONE or (right != NONE and s.adapters[right].key < s.adapters[left].key):
+        tree[i] = right
+    else:
+        tree[i] = left
 
 
 @compiled
-def _refresh(s, tree, a, present):  # type: ignore[no-untyped-def]
-    """Replay the matches of adapter ``a`` in a tournament tree."""
-    leaves = tree.size // 2
-    i = leaves + a
+def _enter(s, tree, a, present):  # type: ignore[no-untyped-def]
+    """Put adapter ``a`` into a tree, or take it out, or play its matches again after its key changed."""
+    i = tree.size // 2 + a
     tree[i] = a if present else NONE
     i //= 2
     while i >= 1:
-        left, right = tree[2 * i], tree[2 * i + 1]
-        tree[i] = left if _head_key(s, left) <= _head_key(s, right) else right
+        _play(s, tree, i)
         i //= 2
 
 
 @compiled
+def _build(s):  # type: ignore[no-untyped-def]
+    """Find every adapter's first request and play all matches."""
+    leaves = s.tree_all.size // 2
+    for a in range(s.adapters.size - 2):
+        adapter = s.adapters[a]
+        adapter.key = s.queue[adapter.next] if adapter.next < adapter.end else NO_KEY
+        s.tree_all[leaves + a] = a
+    for i in range(leaves - 1, 0, -1):
+        _play(s, s.tree_all, i)
+
+
+@compiled
 def _head_changed(s, a):  # type: ignore[no-untyped-def]
-    waiting = s.adapters[a].head != NONE
-    _refresh(s, s.tree_all, a, waiting)
-    if s.tree_running.size > 0 and s.adapters[a].runs > 0:
-        _refresh(s, s.tree_running, a, waiting)
+    adapter = s.adapters[a]
+    if adapter.front != NONE:
+        adapter.key = s.requests[adapter.front].key
+    else:
+        adapter.key = s.queue[adapter.next] if adapter.next < adapter.end else NO_KEY
+    _enter(s, s.tree_all, a, True)
+    if s.tree_running.size > 0 and adapter.runs > 0:
+        _enter(s, s.tree_running, a, True)
+
+
+@compiled
+def _enqueue_front(s, r):  # type: ignore[no-untyped-def]
+    """Put a preempted request before everyone who waits."""
+    g = s.totals[0]
+    a = s.adapter[r]
+    g.waiting += 1
+    g.front_key -= 1
+    s.requests[r].key = g.front_key
+    s.requests[r].behind = s.adapters[a].front
+    s.adapters[a].front = r
+    _head_changed(s, a)
+
+
+@compiled
+def _dequeue(s, a):  # type: ignore[no-untyped-def]
+    """Take the first waiting request of adapter ``a``."""
+    adapter = s.adapters[a]
+    if adapter.front != NONE:
+        r = adapter.front
+        adapter.front = s.requests[r].behind
+    else:
+        r = s.queue[adapter.next]
+        adapter.next += 1
+    s.totals[0].waiting -= 1
+    _head_changed(s, a)
+    return r
 
 
 @compiled
@@ -175,7 +243,7 @@ def _start_adapter(s, a, n_loading):  # type: ignore[no-untyped-def]
         return n_loading
     g.active += 1
     if s.tree_running.size > 0:
-        _refresh(s, s.tree_running, a, s.adapters[a].head != NONE)
+        _enter(s, s.tree_running, a, True)
     if s.adapters[a].place != DISK:
         _unlink_lru(s, a)
     if s.adapters[a].place == GPU:
@@ -193,7 +261,7 @@ def _stop_adapter(s, a, last_step):  # type: ignore[no-untyped-def]
         return
     g.active -= 1
     if s.tree_running.size > 0:
-        _refresh(s, s.tree_running, a, False)
+        _enter(s, s.tree_running, a, False)
     s.adapters[a].last_used = last_step
     _link_lru(s, s.adapters.size - 2, a)
 
@@ -230,46 +298,6 @@ def _load_adapters(s, setup, n_loading):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _enqueue(s, r):  # type: ignore[no-untyped-def]
-    g = s.totals[0]
-    a = s.requests[r].adapter
-    g.waiting += 1
-    s.requests[r].key = r
-    s.requests[r].behind = NONE
-    if s.adapters[a].head == NONE:
-        s.adapters[a].head = r
-        s.adapters[a].back = r
-        _head_changed(s, a)
-    else:
-        s.requests[s.adapters[a].back].behind = r
-        s.adapters[a].back = r
-
-
-@compiled
-def _enqueue_front(s, r):  # type: ignore[no-untyped-def]
-    g = s.totals[0]
-    a = s.requests[r].adapter
-    g.waiting += 1
-    g.front_key -= 1
-    s.requests[r].key = g.front_key
-    s.requests[r].behind = s.adapters[a].head
-    if s.adapters[a].head == NONE:
-        s.adapters[a].back = r
-    s.adapters[a].head = r
-    _head_changed(s, a)
-
-
-@compiled
-def _dequeue(s, a):  # type: ignore[no-untyped-def]
-    g = s.totals[0]
-    r = s.adapters[a].head
-    s.adapters[a].head = s.requests[r].behind
-    g.waiting -= 1
-    _head_changed(s, a)
-    return r
-
-
-@compiled
 def _run(s, r):  # type: ignore[no-untyped-def]
     g = s.totals[0]
     s.requests[r].older = g.tail
@@ -300,7 +328,7 @@ def _start_decoding(s, r, known):  # type: ignore[no-untyped-def]
     s.requests[r].offset = known - (step + 1)
     s.residue[s.requests[r].offset % s.residue.size] += 1
     g.decoding += 1
-    slot = (step + s.requests[r].tokens_out - s.requests[r].produced) % s.bucket.size
+    slot = (step + s.tokens_out[r] - s.requests[r].produced) % s.bucket.size
     after = s.bucket[slot]
     s.bucket[slot] = r
     s.requests[r].bucket_next = after
@@ -334,18 +362,18 @@ def _preempt_tail(s):  # type: ignore[no-untyped-def]
         computed = s.requests[r].offset + step
         relief = 1 if computed % block == 0 else 0
         _stop_decoding(s, r, computed)
-        slot = (step + s.requests[r].tokens_in + s.requests[r].tokens_out - 2 - computed) % s.bucket.size
+        slot = (step + s.tokens_in[r] + s.tokens_out[r] - 2 - computed) % s.bucket.size
         if s.requests[r].bucket_prev == NONE:
             s.bucket[slot] = s.requests[r].bucket_next
         else:
             s.requests[s.requests[r].bucket_prev].bucket_next = s.requests[r].bucket_next
         if s.requests[r].bucket_next != NONE:
             s.requests[s.requests[r].bucket_next].bucket_prev = s.requests[r].bucket_prev
-        s.requests[r].produced = computed + 1 - s.requests[r].tokens_in
+        s.requests[r].produced = computed + 1 - s.tokens_in[r]
         s.requests[r].last_token = g.now
     _stop_running(s, r)
-    _stop_adapter(s, s.requests[r].adapter, step - 1)
-    s.requests[r].preempted += 1
+    _stop_adapter(s, s.adapter[r], step - 1)
+    s.preempted[r] += 1
     g.preemptions += 1
     _enqueue_front(s, r)
     return relief
@@ -366,7 +394,7 @@ def _grow_running(s, setup):  # type: ignore[no-untyped-def]
     chunk, chunk_need = 0, 0
     if g.partial != NONE:
         r, done = g.partial, g.partial_done
-        chunk = min(s.requests[r].tokens_in + s.requests[r].produced - done, setup.max_tokens - g.decoding)
+        chunk = min(s.tokens_in[r] + s.requests[r].produced - done, setup.max_tokens - g.decoding)
         chunk_need = _ceil_div(done + chunk, block) - _ceil_div(done, block)
     before = g.preemptions
     while need + chunk_need > g.free:
@@ -388,10 +416,11 @@ def _admit(s, setup, budget, n_joined):  # type: ignore[no-untyped-def]
     while g.waiting > 0 and prefill < budget and g.running < setup.max_seqs:
         full = g.active == setup.slots and s.tree_running.size > 0
         a = s.tree_running[1] if full else s.tree_all[1]
-        if a == NONE:
+        if a == NONE or s.adapters[a].key >= g.arrived:
             break
-        r = s.adapters[a].head
-        known = s.requests[r].tokens_in + s.requests[r].produced
+        adapter = s.adapters[a]
+        r = adapter.front if adapter.front != NONE else s.queue[adapter.next]
+        known = s.tokens_in[r] + s.requests[r].produced
         new = min(known, budget - prefill)
         if _ceil_div(known if setup.whole_prompt else new, setup.block) > g.free:
             return prefill, n_joined, n_loading, True
@@ -410,40 +439,49 @@ def _admit(s, setup, budget, n_joined):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _record_gap(s, seconds, count):  # type: ignore[no-untyped-def]
+def _gap_bin(seconds):  # type: ignore[no-untyped-def]
     place = int((math.log(max(seconds * 1e3, 1e-9)) - ITL_BIN_START) / ITL_BIN_WIDTH)
-    s.itl[min(max(place, 0), ITL_BINS - 1)] += count
+    return min(max(place, 0), ITL_BINS - 1)
 
 
 @compiled
-def _account(s, setup, seconds, tokens, gate):  # type: ignore[no-untyped-def]
-    """Add a step of ``seconds`` to the integrals over time, and to what kept those who wait from being admitted."""
+def _account(s, seconds, kv_token_s, reason):  # type: ignore[no-untyped-def]
+    """Add ``seconds`` in which nobody came or went to the integrals over time, and to what kept those who wait."""
     g = s.totals[0]
     g.busy_s += seconds
     g.running_s += seconds * g.running
     g.waiting_s += seconds * g.waiting
-    g.kv_token_s += seconds * g.kv
+    g.kv_token_s += kv_token_s
     g.max_kv = max(g.max_kv, g.kv)
     g.max_waiting = max(g.max_waiting, g.waiting)
-    if g.waiting == 0:
-        return
-    if gate:
-        g.blocked_kv_s += seconds
-    elif tokens == setup.max_tokens:
-        g.blocked_tokens_s += seconds
-    elif g.running == setup.max_seqs:
-        g.blocked_seqs_s += seconds
-    else:
-        g.blocked_slots_s += seconds
+    if g.waiting > 0:
+        s.blocked_s[reason] += seconds
+
+
+@compiled
+def _count(s, steps, kv, prefill, load_ms, eager):  # type: ignore[no-untyped-def]
+    """Add ``steps`` alike to the feature sums (see FEATURES), per step and per token that a decoding request got."""
+    g = s.totals[0]
+    for row in range(2):
+        weight = 1.0 if row == 0 else float(g.decoding)
+        sums = s.features[row]
+        sums[0] += weight * steps
+        sums[1] += weight * steps * g.running
+        sums[2] += weight * kv
+        sums[3] += weight * steps * g.active
+        sums[4] += weight * prefill
+        sums[5] += weight * prefill * g.active
+        sums[6] += weight * load_ms
+        sums[7] += weight * steps * eager
 
 
 @compiled
 def _finish(s, r, end, seen):  # type: ignore[no-untyped-def]
     g = s.totals[0]
     if seen:
-        s.requests[r].finish = end
+        s.finish[r] = end
     _stop_running(s, r)
-    _stop_adapter(s, s.requests[r].adapter, g.step)
+    _stop_adapter(s, s.adapter[r], g.step)
 
 
 @compiled
@@ -453,7 +491,7 @@ def _advance(s, setup, end, duration, n_joined):  # type: ignore[no-untyped-def]
     step = g.step
     seen = end <= setup.horizon
     if seen and g.decoding > 0:
-        _record_gap(s, duration, g.decoding)
+        s.itl[_gap_bin(duration)] += g.decoding
     slot = step % s.bucket.size
     r = s.bucket[slot]
     s.bucket[slot] = NONE
@@ -464,13 +502,13 @@ def _advance(s, setup, end, duration, n_joined):  # type: ignore[no-untyped-def]
         r = after
     for i in range(n_joined):
         r = s.joined[i]
-        known = s.requests[r].tokens_in + s.requests[r].produced
+        known = s.tokens_in[r] + s.requests[r].produced
         if seen and s.requests[r].produced == 0:
-            s.requests[r].first_token = end
+            s.first_token[r] = end
         elif seen:
-            _record_gap(s, end - s.requests[r].last_token, 1)
+            s.itl[_gap_bin(end - s.requests[r].last_token)] += 1.0
         s.requests[r].produced += 1
-        if s.requests[r].produced == s.requests[r].tokens_out:
+        if s.requests[r].produced == s.tokens_out[r]:
             g.free += _ceil_div(known, setup.block)
             g.kv -= known
             _finish(s, r, end, seen)
@@ -480,7 +518,11 @@ def _advance(s, setup, end, duration, n_joined):  # type: ignore[no-untyped-def]
 
 @compiled
 def _step(s, setup):  # type: ignore[no-untyped-def]
-    """Schedule and execute one step; false if there was nothing to do."""
+    """Schedule and execute one step.
+
+    Returns what ended its admissions if it was a step that could go on like this, CHANGED if it was not, and NOTHING if
+    there was nothing to do.
+    """
     g = s.totals[0]
     chunk, preempted = _grow_running(s, setup)
     n_joined = 0
@@ -488,7 +530,7 @@ def _step(s, setup):  # type: ignore[no-untyped-def]
     if g.partial != NONE:
         g.partial_done += chunk
         r = g.partial
-        if g.partial_done == s.requests[r].tokens_in + s.requests[r].produced:
+        if g.partial_done == s.tokens_in[r] + s.requests[r].produced:
             s.joined[0] = r
             n_joined = 1
             g.partial = NONE
@@ -498,43 +540,96 @@ def _step(s, setup):  # type: ignore[no-untyped-def]
     prefill = chunk + admitted
     tokens = decoding + prefill
     if tokens == 0:
-        return False
+        return NOTHING
     g.kv += tokens
+    load_ms = _load_adapters(s, setup, n_loading)
     milliseconds = (
-        setup.step_base
-        + setup.per_request * g.running
+        _steady_ms(s, setup, tokens)
         + setup.per_kv * g.kv
-        + setup.per_adapter * g.active
         + setup.per_prefill * prefill
         + setup.per_adapter_prefill * g.active * prefill
-        + _load_adapters(s, setup, n_loading)
+        + load_ms
     )
-    if tokens > setup.eager_above:
-        milliseconds += setup.eager
     duration = milliseconds * 1e-3
     end = g.now + duration
-    _account(s, setup, min(end, setup.horizon) - g.now, tokens, gate)
+    seconds = min(end, setup.horizon) - g.now
+    reason = _reason(s, setup, tokens, gate)
+    _account(s, seconds, seconds * g.kv, reason)
+    _count(s, 1, g.kv, prefill, load_ms, tokens > setup.eager_above)
+    running = g.running
     _advance(s, setup, end, duration, n_joined)
     g.now = end
     g.step += 1
-    return True
+    return reason if prefill == 0 and not preempted and g.running == running else CHANGED
 
 
 @compiled
-def run(s, setup, arrival):  # type: ignore[no-untyped-def]
+def _steady_ms(s, setup, tokens):  # type: ignore[no-untyped-def]
+    """The part of the step time that stays the same while nobody comes or goes."""
+    g = s.totals[0]
+    eager = setup.eager if tokens > setup.eager_above else 0.0
+    return setup.step_base + setup.per_request * g.running + setup.per_adapter * g.active + eager
+
+
+@compiled
+def _reason(s, setup, tokens, gate):  # type: ignore[no-untyped-def]
+    """What ended this step's admissions, if requests were left."""
+    if gate:
+        return KV
+    if tokens == setup.max_tokens:
+        return TOKENS
+    return SEQS if s.totals[0].running == setup.max_seqs else SLOTS
+
+
+@compiled
+def _coast(s, setup, reason):  # type: ignore[no-untyped-def]
+    """Repeat a step in which nobody came or went until someone arrives, finishes or needs a block that is not free.
+
+    Whoever waits was refused in the step before and would be refused again: nothing is freed here.
+    """
+    g = s.totals[0]
+    arrival = s.arrival[g.arrived] if g.arrived < s.arrival.size else np.inf
+    steady_ms = _steady_ms(s, setup, g.decoding)
+    now, kv, free, step = g.now, g.kv, g.free, g.step
+    kv_sum, kv_token_s, low, high, place = 0.0, 0.0, 0.0, 0.0, 0
+    while arrival > now and s.bucket[step % s.bucket.size] == NONE:
+        need = s.residue[-step % setup.block]
+        duration = 1e-3 * (steady_ms + setup.per_kv * (kv + g.decoding))
+        if need > free or now + duration > setup.horizon:
+            break
+        free -= need
+        kv += g.decoding
+        kv_sum += kv
+        kv_token_s += duration * kv
+        if not low <= duration < high:
+            place = _gap_bin(duration)
+            low = 1e-3 * math.exp(ITL_BIN_START + place * ITL_BIN_WIDTH)
+            high = 1e-3 * math.exp(ITL_BIN_START + (place + 1) * ITL_BIN_WIDTH)
+        s.itl[place] += g.decoding
+        now += duration
+        step += 1
+    steps, seconds = step - g.step, now - g.now
+    g.now, g.kv, g.free, g.step = now, kv, free, step
+    if steps > 0:
+        _account(s, seconds, kv_token_s, reason)
+        _count(s, steps, kv_sum, 0, 0.0, g.decoding > setup.eager_above)
+
+
+@compiled
+def run(s, setup):  # type: ignore[no-untyped-def]
     """Simulate from time 0 to the horizon (s): arrivals, one step, and so on; idle time is skipped."""
     g = s.totals[0]
-    total = arrival.size
+    _build(s)
     while g.now < setup.horizon:
-        while g.arrived < total and arrival[g.arrived] <= g.now:
-            r = g.arrived
+        before = g.arrived
+        while g.arrived < s.arrival.size and s.arrival[g.arrived] <= g.now:
             g.arrived += 1
-            if s.requests[r].tokens_in >= setup.max_len:
-                g.rejected += 1
-            else:
-                s.requests[r].tokens_out = min(s.requests[r].tokens_out, setup.max_len - s.requests[r].tokens_in)
-                _enqueue(s, r)
-        if not _step(s, setup):
-            if g.arrived == total:
+        g.waiting += g.arrived - before
+        g.looked = g.now
+        outcome = _step(s, setup)
+        if outcome >= 0:
+            _coast(s, setup, outcome)
+        elif outcome == NOTHING:
+            if g.arrived == s.arrival.size:
                 return
-            g.now = arrival[g.arrived]
+            g.now = s.arrival[g.arrived]

@@ -73,12 +73,13 @@ class FluidOracle(Oracle):
         _solve_all(self._adapters, members, np.cumsum(sizes), starts, servers, states)
         offered = np.bincount(np.repeat(np.arange(len(loads)), sizes), self._problem.offered[members], len(loads))
         share = states["share"].copy()
+        serves = starts & (offered > 0)
         return Predictions(
             starts=starts,
             served_fraction=share,
             throughput_tok_s=share * offered,
-            itl_ms=np.where(starts, states["step_ms"], np.nan),
-            ttft_s=np.where(starts, states["ttft_s"], np.nan),
+            itl_ms=np.where(serves, states["step_ms"], np.nan),
+            ttft_s=np.where(serves, states["ttft_s"], np.nan),
             kv_utilisation=states["kv"].copy(),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,8 @@ class Run:
         blocked_s: seconds in which requests waited, by what ended the step's admissions: no KV blocks (or a
             preemption), the step's token budget, ``max_num_seqs``, or, if nothing did, no slot for those left.
         itl_counts: shape (core.ITL_BINS,), inter-token gaps of all requests by logarithmic bins.
+        features: shape (2, core.FEATURES), what the step law is linear in, summed over the steps, and over the tokens
+            that decoding requests got.
     """
 
     horizon_s: float
@@ -58,6 +60,7 @@ class Run:
     kv_token_s: float
     blocked_s: dict[Resource, float]
     itl_counts: Floats
+    features: Floats
 
 
 def simulate(
@@ -98,36 +101,50 @@ def simulate(
     in_cpu = max(slots, adapter_ranks.size) if cpu_slots is None else cpu_slots
     if in_cpu < slots:
         raise BadInputError(f"cpu_slots must be at least slots, {slots} (got {in_cpu})")
+    # A request that fills every block still fits: without the second limit one could preempt itself for ever.
+    max_len = min(profile.limits.max_model_len, profile.kv_blocks(slots, max_rank) * profile.kv.block_tokens)
+    fits = requests.tokens_in < max_len
+    taken = requests if fits.all() else requests.select(fits)
     setup = _setup(profile, slots, max_rank, in_cpu, horizon_s)
-    state = _state(profile, setup, max_rank, adapter_ranks, requests)
-    core.run(state, setup, np.ascontiguousarray(requests.arrival_s, dtype=np.float64))
-    totals, served = state.totals[0], state.requests
+    state = _state(profile, setup, max_rank, adapter_ranks, taken, max_len)
+    core.run(state, setup)
+    totals = state.totals[0]
     return Run(
         horizon_s=horizon_s,
         requests=requests,
-        first_token_s=served["first_token"].copy(),
-        finish_s=served["finish"].copy(),
-        preempted=served["preempted"].copy(),
+        first_token_s=_expand(state.first_token, fits, np.nan),
+        finish_s=_expand(state.finish, fits, np.nan),
+        preempted=_expand(state.preempted, fits, 0),
         kv_capacity_tokens=profile.kv_blocks(slots, max_rank) * profile.kv.block_tokens,
         max_kv_tokens=int(totals["max_kv"]),
         blocked_s={
-            "slots": float(totals["blocked_slots_s"]),
-            "kv": float(totals["blocked_kv_s"]),
-            "tokens": float(totals["blocked_tokens_s"]),
-            "seqs": float(totals["blocked_seqs_s"]),
+            "slots": float(state.blocked_s[core.SLOTS]),
+            "kv": float(state.blocked_s[core.KV]),
+            "tokens": float(state.blocked_s[core.TOKENS]),
+            "seqs": float(state.blocked_s[core.SEQS]),
         },
+        features=state.features,
         itl_counts=state.itl,
         steps=int(totals["step"]),
         loads_from_cpu=int(totals["from_cpu"]),
         loads_from_disk=int(totals["from_disk"]),
         preemptions=int(totals["preemptions"]),
-        rejected=int(totals["rejected"]),
+        rejected=0 if taken is requests else int((~fits & (requests.arrival_s <= totals["looked"])).sum()),
         max_waiting=int(totals["max_waiting"]),
         busy_s=float(totals["busy_s"]),
         running_s=float(totals["running_s"]),
         waiting_s=float(totals["waiting_s"]),
         kv_token_s=float(totals["kv_token_s"]),
     )
+
+
+def _expand(values: NDArray[Any], where: NDArray[np.bool_], other: float) -> NDArray[Any]:
+    """``values`` at the places where ``where`` is true, ``other`` elsewhere."""
+    if values.size == where.size:
+        return values
+    whole = np.full(where.size, other, dtype=values.dtype)
+    whole[where] = values
+    return whole
 
 
 def _setup(profile: Profile, slots: int, max_rank: int, cpu_slots: int, horizon_s: float) -> core.Setup:
@@ -139,8 +156,6 @@ def _setup(profile: Profile, slots: int, max_rank: int, cpu_slots: int, horizon_
         max_seqs=limits.max_num_seqs,
         block=block,
         whole_prompt=profile.rules == "vllm-0.32",
-        # A request that fills every block still fits: without this one could preempt itself for ever.
-        max_len=min(limits.max_model_len, profile.kv_blocks(slots, max_rank) * block),
         horizon=float(horizon_s),
         step_base=law.base + law.per_slot * slots,
         per_request=law.per_request,
@@ -153,7 +168,9 @@ def _setup(profile: Profile, slots: int, max_rank: int, cpu_slots: int, horizon_
     )
 
 
-def _state(profile: Profile, setup: core.Setup, max_rank: int, ranks: Ints, requests: Requests) -> core.State:
+def _state(
+    profile: Profile, setup: core.Setup, max_rank: int, ranks: Ints, requests: Requests, max_len: int
+) -> core.State:
     n_requests, n_adapters = len(requests), int(ranks.size)
     leaves = 1 << max(0, n_adapters - 1).bit_length()
     longest = int(requests.tokens_out.max()) if n_requests else 1
@@ -164,14 +181,11 @@ def _state(profile: Profile, setup: core.Setup, max_rank: int, ranks: Ints, requ
     totals["on_gpu"] = min(n_adapters, setup.slots)
     totals["in_cpu"] = min(n_adapters, setup.cpu_slots)
 
-    asked = np.zeros(n_requests, dtype=core.REQUEST)
-    for name in ("tokens_in", "tokens_out", "adapter"):
-        asked[name] = getattr(requests, name)
-    for name in ("first_token", "finish", "last_token"):
-        asked[name] = np.nan
-
     adapters = np.zeros(n_adapters + 2, dtype=core.ADAPTER)
-    adapters["head"] = adapters["back"] = core.NONE
+    adapters["front"] = core.NONE
+    ends = np.cumsum(np.bincount(requests.adapter, minlength=n_adapters))
+    adapters["end"][:n_adapters] = ends
+    adapters["next"][1:n_adapters] = ends[:-1]
     adapters["last_used"] = np.arange(n_adapters + 2) - n_adapters - 1
     adapters["load_ms"][:n_adapters] = profile.load_ms.to_gpu + profile.load_ms.smaller_rank * (ranks < max_rank)
     adapters["disk_ms"][:n_adapters] = profile.load_ms.disk + profile.load_ms.disk_per_rank * ranks
@@ -179,7 +193,15 @@ def _state(profile: Profile, setup: core.Setup, max_rank: int, ranks: Ints, requ
 
     return core.State(
         totals=totals,
-        requests=asked,
+        arrival=np.ascontiguousarray(requests.arrival_s, dtype=np.float64),
+        adapter=np.ascontiguousarray(requests.adapter, dtype=np.int64),
+        tokens_in=np.ascontiguousarray(requests.tokens_in, dtype=np.int64),
+        tokens_out=np.minimum(requests.tokens_out, max_len - requests.tokens_in),
+        first_token=np.full(n_requests, np.nan),
+        finish=np.full(n_requests, np.nan),
+        preempted=np.zeros(n_requests, dtype=np.int64),
+        queue=_by_adapter(requests.adapter, n_adapters),
+        requests=np.zeros(n_requests, dtype=core.REQUEST),
         adapters=adapters,
         bucket=np.full(longest + 1, core.NONE, dtype=np.int64),
         residue=np.zeros(setup.block, dtype=np.int64),
@@ -188,7 +210,15 @@ def _state(profile: Profile, setup: core.Setup, max_rank: int, ranks: Ints, requ
         tree_all=np.full(2 * leaves, core.NONE, dtype=np.int64),
         tree_running=np.full(2 * leaves if setup.slots < n_adapters else 0, core.NONE, dtype=np.int64),
         itl=np.zeros(core.ITL_BINS),
+        blocked_s=np.zeros(4),
+        features=np.zeros((2, len(core.FEATURES))),
     )
+
+
+def _by_adapter(adapter: Ints, n_adapters: int) -> Ints:
+    """Indices of the requests, by adapter and then by arrival; numpy sorts short integers in linear time."""
+    short = adapter.astype(np.uint16) if n_adapters <= np.iinfo(np.uint16).max else adapter
+    return np.argsort(short, kind="stable").astype(np.int64, copy=False)
 
 
 def _fill_caches(adapters: NDArray[np.void], on_gpu: int, in_cpu: int) -> None:

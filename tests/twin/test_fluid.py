@@ -246,6 +246,8 @@ def test_adapters_that_nobody_asks_for_are_served(slots: int) -> None:
     found = predict(one_server([0.0, 0.0, 0.0]), GPULoad(0, (0, 1, 2), slots))
     assert found.served_fraction[0] == 1
     assert found.throughput_tok_s[0] == found.kv_utilisation[0] == 0
+    assert np.isnan(found.itl_ms[0])
+    assert np.isnan(found.ttft_s[0])
     assert not found.starved(LIMIT)[0]
 
 
