@@ -97,11 +97,10 @@ def solve(
     chosen_solver, chosen_objective = choose(SOLVERS, solver), choose(OBJECTIVES, objective)
     chosen_oracle = choose(ORACLES, oracle)
     judge: Oracle = chosen_oracle.kind(problem, chosen_oracle.params)
-    cost: Objective = chosen_objective.kind(chosen_objective.params)
     started = time.monotonic()
     search = Search(
         problem=problem,
-        objective=cost,
+        objective=chosen_objective.kind(chosen_objective.params),
         oracle=judge,
         seed=seed,
         deadline=None if time_limit_s is None else started + time_limit_s,
@@ -115,21 +114,11 @@ def solve(
         solution = _best_so_far(search, "the search was interrupted")
     runtime_s = time.monotonic() - started
     predicted = judge.predict(solution.loads)
-    value = float(cost.gpu_costs(problem, solution.loads, predicted).sum())
-    complete = solution.status in ("optimal", "feasible")
-    bound = solution.lower_bound
     placed = {i for load in solution.loads for i in load.adapters}
     return Plan(
         status=solution.status,
         reason=solution.reason,
-        objective=ObjectiveValue(
-            name=chosen_objective.name,
-            params=chosen_objective.settings,
-            unit=cost.unit,
-            value=value if complete else None,
-            lower_bound=bound,
-            gap=(value - bound) / value if complete and bound is not None and value > 0 else None,
-        ),
+        objective=_value(search, chosen_objective, solution, predicted),
         gpus=_planned(problem, solution.loads, predicted),
         unplaced=tuple(a.name for i, a in enumerate(problem.adapters) if i not in placed),
         solver=SolverRecord(
@@ -183,6 +172,20 @@ def _best_so_far(search: Search, why: str) -> Solution:
     if placed == total:
         return Solution("feasible", search.incumbent)
     return Solution("unknown", search.incumbent, reason=f"{why} when {placed} of {total} adapters were placed")
+
+
+def _value(search: Search, chosen: Chosen, solution: Solution, predicted: Predictions) -> ObjectiveValue:
+    value = float(search.objective.gpu_costs(search.problem, solution.loads, predicted).sum())
+    complete = solution.status in ("optimal", "feasible")
+    bound = solution.lower_bound
+    return ObjectiveValue(
+        name=chosen.name,
+        params=chosen.settings,
+        unit=search.objective.unit,
+        value=value if complete else None,
+        lower_bound=bound,
+        gap=(value - bound) / value if complete and bound is not None and value > 0 else None,
+    )
 
 
 def _planned(problem: Problem, loads: tuple[GPULoad, ...], predicted: Predictions) -> tuple[PlannedGPU, ...]:

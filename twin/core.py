@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from loraplan.workload import Floats, Ints
 
@@ -43,9 +44,10 @@ FEATURES = (
     "kv_tokens",
     "adapters",
     "prefill_tokens",
-    "adapters_x_prefill_tokens",
+    "tokens",
+    "adapters_x_requests",
+    "waiting",
     "load_ms",
-    "eager_steps",
 )
 """What the step law is linear in; their sums over a run are what calibration needs of it."""
 
@@ -62,11 +64,11 @@ def _record(integers: str, floats: str = "") -> np.dtype[np.void]:
 TOTALS = _record(
     "step arrived waiting running decoding active free kv tail partial partial_done front_key "
     "from_cpu from_disk preemptions on_gpu in_cpu max_kv max_waiting",
-    "now looked busy_s running_s waiting_s kv_token_s",
+    "now busy_s running_s waiting_s kv_token_s",
 )
 """The server: ``active`` adapters run; ``free`` blocks and ``kv`` tokens of the cache; ``tail`` was admitted last;
 ``partial`` is in the middle of its prefill, with ``partial_done`` tokens computed; ``front_key`` is the smallest queue
-key given out; ``looked`` is when arrivals were last taken in; the rest are counts and integrals over time."""
+key given out; the rest are counts and integrals over time."""
 
 REQUEST = _record("produced offset older newer key behind bucket_prev bucket_next", "last_token")
 """A request once admitted (all zero before): tokens ``produced`` when it last waited; ``offset`` = tokens computed -
@@ -89,15 +91,16 @@ class Setup(NamedTuple):
     max_seqs: int
     block: int
     whole_prompt: bool
+    max_outstanding: int
     horizon: float
     step_base: float
     per_request: float
     per_kv: float
     per_adapter: float
+    per_adapter_request: float
+    per_token: float
     per_prefill: float
-    per_adapter_prefill: float
-    eager: float
-    eager_above: int
+    per_waiting: float
 
 
 class State(NamedTuple):
@@ -111,6 +114,7 @@ class State(NamedTuple):
     first_token: Floats  # (requests) seconds; nan if not within the horizon
     finish: Floats  # (requests) seconds
     preempted: Ints  # (requests) times
+    lost: NDArray[np.bool_]  # (requests) never sent: too many were unanswered
     queue: Ints  # (requests) by adapter, then by arrival
     requests: Any  # (requests) REQUEST
     adapters: Any  # (adapters + 2) ADAPTER; the last two anchor the lists by last use: on the GPU, in CPU memory only
@@ -178,6 +182,8 @@ def _head_changed(s, a):  # type: ignore[no-untyped-def]
     if adapter.front != NONE:
         adapter.key = s.requests[adapter.front].key
     else:
+        while adapter.next < adapter.end and s.lost[s.queue[adapter.next]]:
+            adapter.next += 1
         adapter.key = s.queue[adapter.next] if adapter.next < adapter.end else NO_KEY
     _enter(s, s.tree_all, a, True)
     if s.tree_running.size > 0 and adapter.runs > 0:
@@ -459,7 +465,7 @@ def _account(s, seconds, kv_token_s, reason):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _count(s, steps, kv, prefill, load_ms, eager):  # type: ignore[no-untyped-def]
+def _count(s, steps, kv, prefill, load_ms):  # type: ignore[no-untyped-def]
     """Add ``steps`` alike to the feature sums (see FEATURES), per step and per token that a decoding request got."""
     g = s.totals[0]
     for row in range(2):
@@ -470,9 +476,10 @@ def _count(s, steps, kv, prefill, load_ms, eager):  # type: ignore[no-untyped-de
         sums[2] += weight * kv
         sums[3] += weight * steps * g.active
         sums[4] += weight * prefill
-        sums[5] += weight * prefill * g.active
-        sums[6] += weight * load_ms
-        sums[7] += weight * steps * eager
+        sums[5] += weight * (steps * g.decoding + prefill)
+        sums[6] += weight * steps * g.active * g.running
+        sums[7] += weight * steps * g.waiting
+        sums[8] += weight * load_ms
 
 
 @compiled
@@ -544,18 +551,14 @@ def _step(s, setup):  # type: ignore[no-untyped-def]
     g.kv += tokens
     load_ms = _load_adapters(s, setup, n_loading)
     milliseconds = (
-        _steady_ms(s, setup, tokens)
-        + setup.per_kv * g.kv
-        + setup.per_prefill * prefill
-        + setup.per_adapter_prefill * g.active * prefill
-        + load_ms
+        _steady_ms(s, setup) + setup.per_token * tokens + setup.per_kv * g.kv + setup.per_prefill * prefill + load_ms
     )
     duration = milliseconds * 1e-3
     end = g.now + duration
     seconds = min(end, setup.horizon) - g.now
     reason = _reason(s, setup, tokens, gate)
     _account(s, seconds, seconds * g.kv, reason)
-    _count(s, 1, g.kv, prefill, load_ms, tokens > setup.eager_above)
+    _count(s, 1, g.kv, prefill, load_ms)
     running = g.running
     _advance(s, setup, end, duration, n_joined)
     g.now = end
@@ -564,11 +567,16 @@ def _step(s, setup):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _steady_ms(s, setup, tokens):  # type: ignore[no-untyped-def]
-    """The part of the step time that stays the same while nobody comes or goes."""
+def _steady_ms(s, setup):  # type: ignore[no-untyped-def]
+    """The part of the step time that depends on nothing but who runs and how many wait."""
     g = s.totals[0]
-    eager = setup.eager if tokens > setup.eager_above else 0.0
-    return setup.step_base + setup.per_request * g.running + setup.per_adapter * g.active + eager
+    return (
+        setup.step_base
+        + setup.per_request * g.running
+        + setup.per_adapter * g.active
+        + setup.per_adapter_request * g.active * g.running
+        + setup.per_waiting * g.waiting
+    )
 
 
 @compiled
@@ -589,7 +597,7 @@ def _coast(s, setup, reason):  # type: ignore[no-untyped-def]
     """
     g = s.totals[0]
     arrival = s.arrival[g.arrived] if g.arrived < s.arrival.size else np.inf
-    steady_ms = _steady_ms(s, setup, g.decoding)
+    steady_ms = _steady_ms(s, setup) + setup.per_token * g.decoding
     now, kv, free, step = g.now, g.kv, g.free, g.step
     kv_sum, kv_token_s, low, high, place = 0.0, 0.0, 0.0, 0.0, 0
     while arrival > now and s.bucket[step % s.bucket.size] == NONE:
@@ -612,7 +620,23 @@ def _coast(s, setup, reason):  # type: ignore[no-untyped-def]
     g.now, g.kv, g.free, g.step = now, kv, free, step
     if steps > 0:
         _account(s, seconds, kv_token_s, reason)
-        _count(s, steps, kv_sum, 0, 0.0, g.decoding > setup.eager_above)
+        _count(s, steps, kv_sum, 0, 0.0)
+
+
+@compiled
+def _take_in_arrivals(s, setup):  # type: ignore[no-untyped-def]
+    """Let those who have arrived by now wait; those who find too many unanswered before them are lost."""
+    g = s.totals[0]
+    while g.arrived < s.arrival.size and s.arrival[g.arrived] <= g.now:
+        r = g.arrived
+        g.arrived += 1
+        if g.waiting + g.running < setup.max_outstanding:
+            g.waiting += 1
+            continue
+        s.lost[r] = True
+        a = s.adapter[r]
+        if s.adapters[a].key == r:
+            _head_changed(s, a)
 
 
 @compiled
@@ -621,11 +645,7 @@ def run(s, setup):  # type: ignore[no-untyped-def]
     g = s.totals[0]
     _build(s)
     while g.now < setup.horizon:
-        before = g.arrived
-        while g.arrived < s.arrival.size and s.arrival[g.arrived] <= g.now:
-            g.arrived += 1
-        g.waiting += g.arrived - before
-        g.looked = g.now
+        _take_in_arrivals(s, setup)
         outcome = _step(s, setup)
         if outcome >= 0:
             _coast(s, setup, outcome)

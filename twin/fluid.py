@@ -35,8 +35,7 @@ def _record(names: str) -> np.dtype[np.void]:
 
 ADAPTER = _record("rate tokens_in tokens_out kv")
 SERVER = _record(
-    "slots kv max_seqs max_tokens "
-    "base per_request per_kv per_adapter per_prefill per_adapter_prefill eager eager_above load"
+    "slots kv max_seqs max_tokens base per_request per_kv per_adapter per_adapter_request per_token per_prefill load"
 )
 STEADY = _record("share step_ms ttft_s kv")
 
@@ -94,28 +93,31 @@ class FluidOracle(Oracle):
             profile.kv_blocks(load.slots, max_rank) * profile.kv.block_tokens,
             profile.limits.max_num_seqs,
             profile.limits.max_num_batched_tokens,
-            law.base + law.per_slot * load.slots,
+            law.base + law.per_rank * max_rank + law.per_slot * load.slots,
             law.per_request,
             law.per_kv_token,
             law.per_adapter + law.per_adapter_rank * max_rank,
+            law.per_adapter_request,
+            law.per_slot_token * load.slots,
             law.per_prefill_token,
-            law.per_adapter_prefill_token,
-            law.eager,
-            law.eager_above_tokens,
             profile.load_ms.to_gpu + (profile.load_ms.smaller_rank if padded else 0.0),
         )
 
 
 @njit(cache=True, nogil=True)
 def _sum_up(adapters, members):  # type: ignore[no-untyped-def]
-    """Running requests, KV tokens and prefill tokens of ``members``, each per second of exposure."""
-    requests, kv, prefill = 0.0, 0.0, 0.0
+    """Running requests, KV tokens and prefill tokens of ``members``, each per second of exposure; who is asked at all.
+
+    An adapter that nobody asks for loses its slot once and for all: it does not compete.
+    """
+    requests, kv, prefill, asked = 0.0, 0.0, 0.0, 0
     for i in members:
         a = adapters[i]
         requests += a.rate * a.tokens_out
         kv += a.rate * a.tokens_out * a.kv
         prefill += a.rate * a.tokens_in
-    return requests, kv, prefill
+        asked += a.rate > 0.0
+    return requests, kv, prefill, asked
 
 
 @njit(cache=True, nogil=True)
@@ -137,29 +139,32 @@ def _busy(adapters, members, exposure):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def _step_seconds(adapters, members, server, sums, exposure):  # type: ignore[no-untyped-def]
     """Step time at this exposure, and its slope."""
-    requests, kv, prefill = sums
+    requests, kv, prefill, asked = sums
     active, active_slope, starting, starting_slope = _busy(adapters, members, exposure)
-    per_exposure = server.per_request * requests + server.per_kv * kv + server.per_prefill * prefill
+    per_exposure = (
+        server.per_request * requests
+        + server.per_kv * kv
+        + server.per_prefill * prefill
+        + server.per_token * (requests + prefill)
+    )
     ms = server.base + per_exposure * exposure + server.per_adapter * active
     slope = per_exposure + server.per_adapter * active_slope
-    ms += server.per_adapter_prefill * active * prefill * exposure
-    slope += server.per_adapter_prefill * prefill * (active + active_slope * exposure)
-    spare = members.size - active
-    if members.size > server.slots and spare > 0.0:
-        missing = (members.size - server.slots) / spare
+    ms += server.per_adapter_request * active * requests * exposure
+    slope += server.per_adapter_request * requests * (active + active_slope * exposure)
+    spare = asked - active
+    if asked > server.slots and spare > 0.0:
+        missing = (asked - server.slots) / spare
         ms += server.load * starting * missing
         slope += server.load * missing * (starting_slope + starting * active_slope / spare)
-    if (requests + prefill) * exposure > server.eager_above:
-        ms += server.eager
     return 1e-3 * ms, 1e-3 * slope
 
 
 @njit(cache=True, nogil=True)
 def _largest_exposure(adapters, members, server, sums):  # type: ignore[no-untyped-def]
     """The exposure at which the first limit is met; a hair less, so that it is kept there."""
-    requests, kv, prefill = sums
+    requests, kv, prefill, asked = sums
     top = min(server.kv / kv, server.max_seqs / requests, server.max_tokens / (requests + prefill))
-    if members.size > server.slots:
+    if asked > server.slots:
         # Distinct adapters grow concavely, so Newton's steps come from below; where they cannot reach, nothing binds.
         exposure = 0.0
         for _ in range(MAX_PASSES):
@@ -214,16 +219,11 @@ def _solve_all(adapters, members, ends, starts, servers, states):  # type: ignor
             continue
         mine, server, state = members[(ends[row - 1] if row > 0 else 0) : ends[row]], servers[row], states[row]
         sums = _sum_up(adapters, mine)
-        requests, kv, prefill = sums
+        requests, kv, prefill, _ = sums
         exposure, share = 1e-3 * server.base, 1.0
         if requests > 0.0:
             top = _largest_exposure(adapters, mine, server, sums)
-            eager_from = server.eager_above / (requests + prefill)
-            share, exposure = _best_share(adapters, mine, server, sums, min(eager_from, top), top)
-            if eager_from < top and share < 1.0:
-                below, where = _best_share(adapters, mine, server, sums, 0.0, eager_from)
-                if below > share:
-                    share, exposure = below, where
+            share, exposure = _best_share(adapters, mine, server, sums, 0.0, top)
             if share >= 1.0:
                 share, exposure = 1.0, _fixed_point(adapters, mine, server, sums, top)
         seconds = _step_seconds(adapters, mine, server, sums, exposure)[0]
@@ -233,7 +233,5 @@ def _solve_all(adapters, members, ends, starts, servers, states):  # type: ignor
         if share < 1.0:
             state.ttft_s = np.inf
             continue
-        active = _busy(adapters, mine, exposure)[0]
         own_tokens = max(0.0, prefill / requests - prefill * exposure) if requests > 0.0 else 0.0
-        own_ms = (server.per_prefill + server.per_adapter_prefill * max(active, 1.0)) * own_tokens
-        state.ttft_s = 1.5 * seconds + 1e-3 * own_ms
+        state.ttft_s = 1.5 * seconds + 1e-3 * (server.per_prefill + server.per_token) * own_tokens

@@ -30,6 +30,7 @@ class Run:
         loads_from_cpu, loads_from_disk: adapter loads into a slot, by where the adapter was.
         preemptions: requests preempted, in all.
         rejected: requests whose prompt is as long as ``max_model_len``, or as all KV blocks, or longer.
+        lost: requests never sent because too many were unanswered.
         kv_capacity_tokens: tokens that the KV blocks hold.
         max_kv_tokens, max_waiting: largest value in any step.
         busy_s: seconds in which a step ran.
@@ -51,6 +52,7 @@ class Run:
     loads_from_disk: int
     preemptions: int
     rejected: int
+    lost: int
     kv_capacity_tokens: int
     max_kv_tokens: int
     max_waiting: int
@@ -71,6 +73,7 @@ def simulate(
     requests: Requests,
     horizon_s: float,
     cpu_slots: int | None = None,
+    max_outstanding: int | None = None,
 ) -> Run:
     """Replay ``requests`` on one server of ``profile`` for ``horizon_s`` seconds.
 
@@ -85,6 +88,7 @@ def simulate(
         requests: in order of arrival.
         horizon_s: seconds to simulate.
         cpu_slots: adapters that CPU memory holds (``--max-cpu-loras``); None for all of them.
+        max_outstanding: the client sends no request while so many are unanswered; None for no limit.
 
     Raises:
         BadInputError: the server would not start, or a setting is out of range.
@@ -105,7 +109,8 @@ def simulate(
     max_len = min(profile.limits.max_model_len, profile.kv_blocks(slots, max_rank) * profile.kv.block_tokens)
     fits = requests.tokens_in < max_len
     taken = requests if fits.all() else requests.select(fits)
-    setup = _setup(profile, slots, max_rank, in_cpu, horizon_s)
+    outstanding = len(requests) + 1 if max_outstanding is None else max_outstanding
+    setup = _setup(profile, slots, max_rank, in_cpu, horizon_s, outstanding)
     state = _state(profile, setup, max_rank, adapter_ranks, taken, max_len)
     core.run(state, setup)
     totals = state.totals[0]
@@ -115,6 +120,7 @@ def simulate(
         first_token_s=_expand(state.first_token, fits, np.nan),
         finish_s=_expand(state.finish, fits, np.nan),
         preempted=_expand(state.preempted, fits, 0),
+        lost=int(state.lost.sum()),
         kv_capacity_tokens=profile.kv_blocks(slots, max_rank) * profile.kv.block_tokens,
         max_kv_tokens=int(totals["max_kv"]),
         blocked_s={
@@ -129,7 +135,7 @@ def simulate(
         loads_from_cpu=int(totals["from_cpu"]),
         loads_from_disk=int(totals["from_disk"]),
         preemptions=int(totals["preemptions"]),
-        rejected=0 if taken is requests else int((~fits & (requests.arrival_s <= totals["looked"])).sum()),
+        rejected=int((~fits & (requests.arrival_s < horizon_s)).sum()),
         max_waiting=int(totals["max_waiting"]),
         busy_s=float(totals["busy_s"]),
         running_s=float(totals["running_s"]),
@@ -147,7 +153,9 @@ def _expand(values: NDArray[Any], where: NDArray[np.bool_], other: float) -> NDA
     return whole
 
 
-def _setup(profile: Profile, slots: int, max_rank: int, cpu_slots: int, horizon_s: float) -> core.Setup:
+def _setup(
+    profile: Profile, slots: int, max_rank: int, cpu_slots: int, horizon_s: float, max_outstanding: int
+) -> core.Setup:
     law, limits, block = profile.step_ms, profile.limits, profile.kv.block_tokens
     return core.Setup(
         slots=slots,
@@ -156,15 +164,16 @@ def _setup(profile: Profile, slots: int, max_rank: int, cpu_slots: int, horizon_
         max_seqs=limits.max_num_seqs,
         block=block,
         whole_prompt=profile.rules == "vllm-0.32",
+        max_outstanding=max_outstanding,
         horizon=float(horizon_s),
-        step_base=law.base + law.per_slot * slots,
+        step_base=law.base + law.per_rank * max_rank + law.per_slot * slots,
         per_request=law.per_request,
         per_kv=law.per_kv_token,
         per_adapter=law.per_adapter + law.per_adapter_rank * max_rank,
+        per_adapter_request=law.per_adapter_request,
+        per_token=law.per_slot_token * slots,
         per_prefill=law.per_prefill_token,
-        per_adapter_prefill=law.per_adapter_prefill_token,
-        eager=law.eager,
-        eager_above=law.eager_above_tokens,
+        per_waiting=law.per_waiting,
     )
 
 
@@ -200,6 +209,7 @@ def _state(
         first_token=np.full(n_requests, np.nan),
         finish=np.full(n_requests, np.nan),
         preempted=np.zeros(n_requests, dtype=np.int64),
+        lost=np.zeros(n_requests, dtype=np.bool_),
         queue=_by_adapter(requests.adapter, n_adapters),
         requests=np.zeros(n_requests, dtype=core.REQUEST),
         adapters=adapters,

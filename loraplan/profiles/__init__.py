@@ -36,22 +36,27 @@ class KVLaw(_Part):
 class StepLaw(_Part):
     """Milliseconds that one engine step takes, as a sum of non-negative terms.
 
-    ``base + per_request*B + per_kv_token*KV + per_adapter*A + per_adapter_rank*A*R + per_slot*S
-    + per_prefill_token*P + per_adapter_prefill_token*A*P + eager*[tokens in the step > eager_above_tokens]``
-    with B requests scheduled, KV tokens they hold in the cache after the step, A distinct adapters in the step,
-    R ``max_lora_rank``, S slots, P prefill tokens in the step.
+    ``base + per_rank*R + per_slot*S + per_request*B + per_kv_token*KV + per_prefill_token*P + per_adapter*A
+    + per_adapter_rank*A*R + per_adapter_request*A*B + per_slot_token*S*T + per_waiting*W`` + loads,
+    with R ``max_lora_rank``, S slots, B requests scheduled, KV tokens they hold in the cache after the step, P prefill
+    tokens and T all tokens in the step, A distinct adapters in the step, W requests left waiting.
+
+    Slots cost time even if empty: vLLM's LoRA kernels launch thread blocks for every slot and tile of tokens, and those
+    without work exit early (vllm/lora/ops/triton_ops), hence S and S*T. A request that waits is looked at in every step
+    (v1/core/sched/scheduler.py), hence W.
     """
 
     base: Positive
+    per_rank: NonNegative = 0.0
+    per_slot: NonNegative
     per_request: NonNegative
     per_kv_token: NonNegative
-    per_adapter: NonNegative
-    per_adapter_rank: NonNegative
-    per_slot: NonNegative
     per_prefill_token: NonNegative
-    per_adapter_prefill_token: NonNegative
-    eager: NonNegative = 0.0
-    eager_above_tokens: int = Field(default=512, ge=0)
+    per_adapter: NonNegative
+    per_adapter_rank: NonNegative = 0.0
+    per_adapter_request: NonNegative = 0.0
+    per_slot_token: NonNegative = 0.0
+    per_waiting: NonNegative = 0.0
 
 
 class LoadTimes(_Part):

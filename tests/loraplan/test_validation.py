@@ -20,7 +20,7 @@ from loraplan.errors import BadInputError
 from loraplan.plan import Plan, PlannedAdapter, PlannedGPU, Predicted
 from loraplan.problem import ProblemBuilder
 from loraplan.validation import FIRST_FRESH_SEED, recorded_workload, route
-from loraplan.workload import Adapter, Lengths, Requests, RateWorkload
+from loraplan.workload import Adapter, Lengths, RateWorkload, Requests
 from twin.metrics import measure
 from twin.server import simulate
 
@@ -212,7 +212,7 @@ def test_seeds_are_fresh_and_counted() -> None:
 
 @pytest.mark.parametrize("seeds", [0, -1, []])
 def test_no_seeds_are_refused(seeds: int | list[int]) -> None:
-    with pytest.raises(BadInputError, match="^seeds: expected at least one$"):
+    with pytest.raises(BadInputError, match=r"^seeds: expected at least one$"):
         loraplan.validate(make_plan({"a": 1.0}), make_workload({"a": 2.0}), seeds)
 
 
@@ -276,5 +276,5 @@ def test_a_plan_without_a_config_needs_a_workload() -> None:
 def test_a_recorded_config_that_is_wrong_is_named() -> None:
     plan = make_plan({"a": 1.0})
     provenance = plan.provenance.model_copy(update={"config": {"workload": {"generat": {}}, "fleet": []}})
-    with pytest.raises(BadInputError, match="^the config that the plan records: workload.generat: unknown key"):
+    with pytest.raises(BadInputError, match=r"^the config that the plan records: workload.generat: unknown key"):
         loraplan.validate(plan.model_copy(update={"provenance": provenance}))

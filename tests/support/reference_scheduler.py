@@ -195,7 +195,7 @@ class _Adapters:
             cache.remove(min(cache - used, key=lambda adapter: (self.last_used[adapter], adapter)))
 
 
-def _forward_ms(profile: Profile, step: _Step, slots: int, max_rank: int) -> float:
+def _forward_ms(profile: Profile, step: _Step, slots: int, max_rank: int, waiting: int) -> float:
     law = profile.step_ms
     requests = len(step.tokens)
     kv = sum(request.computed + new for request, new in step.tokens)
@@ -210,8 +210,10 @@ def _forward_ms(profile: Profile, step: _Step, slots: int, max_rank: int) -> flo
         + law.per_adapter_rank * adapters * max_rank
         + law.per_slot * slots
         + law.per_prefill_token * prefill
-        + law.per_adapter_prefill_token * adapters * prefill
-        + (law.eager if total > law.eager_above_tokens else 0.0)
+        + law.per_adapter_request * adapters * requests
+        + law.per_slot_token * slots * total
+        + law.per_rank * max_rank
+        + law.per_waiting * waiting
     )
 
 
@@ -235,13 +237,15 @@ def reference_simulate(
     max_len = min(profile.limits.max_model_len, scheduler.free_blocks * profile.kv.block_tokens)
     to_come = deque(range(n))
 
+    too_long = (requests.tokens_in >= max_len) & (requests.arrival_s < horizon_s)
+    run.rejected = int(too_long.sum())
+
     t = 0.0
     while t < horizon_s:
         while to_come and arrivals[to_come[0]] <= t:
             i = to_come.popleft()
             prompt = int(requests.tokens_in[i])
             if prompt >= max_len:
-                run.rejected += 1
                 continue
             to_produce = min(int(requests.tokens_out[i]), max_len - prompt)
             scheduler.waiting.append(_Request(i, int(requests.adapter[i]), prompt, to_produce))
@@ -260,7 +264,7 @@ def reference_simulate(
 
         load_ms = adapters.use({request.adapter for request, _ in step.tokens}, run.steps)
         start = t
-        t += (_forward_ms(profile, step, slots, max_rank) + load_ms) / 1000.0
+        t += (_forward_ms(profile, step, slots, max_rank, len(scheduler.waiting)) + load_ms) / 1000.0
         in_horizon = min(t, horizon_s) - start
         run.steps += 1
 

@@ -40,7 +40,6 @@ def make_profile(
             "per_adapter_rank",
             "per_slot",
             "per_prefill_token",
-            "per_adapter_prefill_token",
         ),
         0.0,
     )
@@ -154,9 +153,10 @@ def random_scenario(regime: str, rules: str, seed: int) -> Scenario:
             "per_adapter_rank": rng.uniform(0, 0.05),
             "per_slot": rng.uniform(0, 0.1),
             "per_prefill_token": rng.uniform(0, 0.05),
-            "per_adapter_prefill_token": rng.uniform(0, 0.02),
-            "eager": rng.uniform(0, 5),
-            "eager_above_tokens": int(rng.integers(0, budget + 1)),
+            "per_adapter_request": rng.uniform(0, 0.1),
+            "per_rank": rng.uniform(0, 0.2),
+            "per_slot_token": rng.uniform(0, 0.01),
+            "per_waiting": rng.uniform(0, 0.1),
         },
         load_ms={
             "to_gpu": rng.uniform(0, 20),

@@ -34,7 +34,7 @@ def assert_same(one: Predictions, other: Predictions) -> None:
 
 def random_server(rng: np.random.Generator) -> Profile:
     """Every term of the step law present; the limits are tight on some servers and out of reach on others."""
-    budget = int(rng.integers(64, 4096))
+    budget = int(10 ** rng.uniform(1, 3.6))
     return make_profile(
         step_ms={
             "base": rng.uniform(1, 20),
@@ -44,15 +44,15 @@ def random_server(rng: np.random.Generator) -> Profile:
             "per_adapter_rank": rng.uniform(0, 0.05),
             "per_slot": rng.uniform(0, 0.1),
             "per_prefill_token": rng.uniform(0, 0.05),
-            "per_adapter_prefill_token": rng.uniform(0, 0.005) * (rng.random() < 0.5),
-            "eager": rng.uniform(0, 20) * (rng.random() < 0.5),
-            "eager_above_tokens": int(rng.integers(0, budget + 1)),
+            "per_adapter_request": rng.uniform(0, 0.005) * (rng.random() < 0.5),
+            "per_slot_token": rng.uniform(0, 0.001),
+            "per_rank": rng.uniform(0, 0.1),
         },
         load_ms={"to_gpu": rng.uniform(0, 20), "smaller_rank": rng.uniform(0, 5)},
         kv_tokens=float(rng.choice([4e3, 2e4, 1e6])),
         per_slot=rng.uniform(0, 20),
         max_model_len=512,
-        max_num_seqs=min(budget, int(rng.integers(4, 512))),
+        max_num_seqs=min(budget, int(rng.choice([8, 64, 512]))),
         max_num_batched_tokens=budget,
     )
 
@@ -80,20 +80,25 @@ class SteadyState:
     problem: Problem
     load: GPULoad
 
+    @property
+    def asked(self) -> int:
+        """Adapters with traffic: only they compete for slots."""
+        return int((self.problem.rates[list(self.load.adapters)] > 0).sum())
+
     def step_seconds(self, exposure: Floats) -> Floats:
         """How long a step takes at each exposure."""
         profile, law, load = self.problem.profile(self.load), self.problem.profile(self.load).step_ms, self.load
         rank = profile.server_rank(max(self.problem.adapters[i].rank for i in load.adapters))
         running, kv, prefill, active, starting = self.contents(exposure)
-        ms = law.base + law.per_slot * load.slots + law.per_request * running + law.per_kv_token * kv
+        ms = law.base + law.per_rank * rank + law.per_slot * load.slots
+        ms = ms + law.per_request * running + law.per_kv_token * kv + law.per_prefill_token * prefill
         ms = ms + (law.per_adapter + law.per_adapter_rank * rank) * active
-        ms += (law.per_prefill_token + law.per_adapter_prefill_token * active) * prefill
-        ms += law.eager * (running + prefill > law.eager_above_tokens)
-        swapped_out = len(load.adapters) - load.slots
+        ms += law.per_adapter_request * active * running + law.per_slot_token * load.slots * (running + prefill)
+        swapped_out = self.asked - load.slots
         if swapped_out > 0:
             padded = any(self.problem.adapters[i].rank < rank for i in load.adapters)
             load_ms = profile.load_ms.to_gpu + profile.load_ms.smaller_rank * padded
-            ms += load_ms * starting * swapped_out / np.maximum(len(load.adapters) - active, 1e-300)
+            ms += load_ms * starting * swapped_out / np.maximum(self.asked - active, 1e-300)
         return ms / 1e3
 
     def contents(self, exposure: Floats) -> tuple[Floats, Floats, Floats, Floats, Floats]:
@@ -116,7 +121,7 @@ class SteadyState:
         room = profile.kv_blocks(slots, rank) * profile.kv.block_tokens
         running, kv, prefill, active, _ = (float(value) for value in self.contents(np.array(exposure)))
         return (
-            (active <= slots or len(self.load.adapters) <= slots)
+            (active <= slots or self.asked <= slots)
             and kv <= room
             and running <= profile.limits.max_num_seqs
             and running + prefill <= profile.limits.max_num_batched_tokens
@@ -249,6 +254,15 @@ def test_adapters_that_nobody_asks_for_are_served(slots: int) -> None:
     assert np.isnan(found.itl_ms[0])
     assert np.isnan(found.ttft_s[0])
     assert not found.starved(LIMIT)[0]
+
+
+def test_adapters_that_nobody_asks_for_take_no_slots() -> None:
+    problem = one_server([4.0, 4.0, 0.0, 0.0, 60.0, 60.0])
+    for busy in ((0, 1), (4, 5)):  # with little traffic and with too much
+        alone, in_company = GPULoad(0, busy, 2), GPULoad(0, tuple(sorted((*busy, 2, 3))), 2)
+        found = predict(problem, alone, in_company)
+        assert found.served_fraction[1] == pytest.approx(found.served_fraction[0])
+        assert found.itl_ms[1] == pytest.approx(found.itl_ms[0])
 
 
 def test_where_the_queue_grows_without_end_so_does_the_wait() -> None:

@@ -21,9 +21,9 @@ NOBODY: dict[Any, float] = {"slots": 0.0, "kv": 0.0, "tokens": 0.0, "seqs": 0.0}
 
 def make_run(**given: Any) -> Run:
     """Four requests of two adapters in 10 s: one has no token yet, one has its first only."""
-    run = Run(
-        horizon_s=10.0,
-        requests=make_requests([0.0, 1.0, 2.0, 3.0], [0, 1, 1, 0], [10, 20, 30, 40], [5, 1, 11, 7]),
+    requests = make_requests([0.0, 1.0, 2.0, 3.0], [0, 1, 1, 0], [10, 20, 30, 40], [5, 1, 11, 7])
+    run = dataclasses.replace(
+        simulate(make_profile(), 2, 16, np.array([8, 16]), requests, 10.0),
         first_token_s=np.array([0.5, 1.25, 3.0, NAN]),
         finish_s=np.array([2.5, 1.25, NAN, NAN]),
         preempted=np.zeros(4, dtype=np.int64),
@@ -126,7 +126,10 @@ def test_what_adapters_got_adds_up_to_what_the_server_did() -> None:
     rng = np.random.default_rng(3)
     n, adapters, horizon_s = 2000, 9, 60.0
     requests = make_requests(
-        np.sort(rng.uniform(0, horizon_s, n)), rng.integers(0, adapters, n), rng.integers(1, 80, n), rng.integers(1, 60, n)
+        np.sort(rng.uniform(0, horizon_s, n)),
+        rng.integers(0, adapters, n),
+        rng.integers(1, 80, n),
+        rng.integers(1, 60, n),
     )
     profile = make_profile(max_num_seqs=10)
     run = simulate(profile, 4, 16, np.full(adapters, 8), requests, horizon_s)
