@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Reading and writing files: YAML is plain data, and what is written is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,8 +6,38 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from loraplan.errors import BadInputError
+
+
+def parse_yaml(text: str, what: str) -> Any:
+    """The data that ``text`` holds as YAML, of plain types only; ``what`` names it in messages.
+
+    Raises:
+        BadInputError: it is not YAML, names an impossible date or nests too deeply.
+    """
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise BadInputError(f"{what}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """The data in a YAML file, of plain types only; ``what`` names it in messages.
+
+    Raises:
+        BadInputError: it cannot be read, is not text or not YAML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadInputError(f"{what}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise BadInputError(f"{what}: not valid YAML: {error}") from None
+    return parse_yaml(text, what)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -54,6 +54,9 @@ class Oracle(ABC):
     Params: ClassVar[type[Any]]
     """Frozen dataclass of the oracle's settings."""
 
+    hereditary: ClassVar[bool] = False
+    """Whether taking an adapter away never makes a load break a constraint; proofs rest on it."""
+
     @abstractmethod
     def __init__(self, problem: Problem, params: Any) -> None:
         """Prepare for GPU loads of ``problem``; ``params`` is an instance of ``Params``."""

@@ -90,7 +90,10 @@ class Registry(Generic[T]):
         self._scanned = True
         for point in entry_points(group=self.group):
             origin = point.dist.name if point.dist else "a plugin"
-            self.register(point.name, point.value, summary=f"from {origin}", origin=origin)
+            try:
+                self.register(point.name, point.value, summary=f"from {origin}", origin=origin)
+            except ValueError as error:
+                raise BadInputError(f"plugin {origin}: {error}; uninstall one of them") from None
 
 
 def make_params(params_type: type[T], given: Mapping[str, Any], owner: str) -> T:

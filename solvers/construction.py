@@ -73,7 +73,7 @@ def conclude(
         return Solution("feasible", tuple(loads))
     proof = _fits_nowhere(search, left)
     if proof:
-        return Solution("infeasible", tuple(loads), reason=proof)
+        return Solution("infeasible" if search.oracle.hereditary else "unknown", tuple(loads), reason=proof)
     problem = search.problem
     reason = f"{solver}: {len(left)} of {len(problem.adapters)} adapters (first: {_names(problem, left)}) were left"
     if refused:

@@ -15,118 +15,33 @@ It does what a list-based scheduler does (tests hold it equal to one) without to
 Rules: vLLM v1/core/sched/scheduler.py, v1/core/kv_cache_manager.py, lora/worker_manager.py of version 0.8.5; the rule
 set ``vllm-0.32`` differs in the KV gate (all blocks of the whole prompt must be free at admission).
 
-All functions work on one ``State``: arrays, and scalars as fields of the record ``State.totals[0]``.
+All functions work on one ``State`` (twin/state.py). They stand in one file because Numba's cache on disk only notices
+changes of the file whose function was called first.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-from loraplan.workload import Floats, Ints
-
-NONE = -1
-NO_KEY = np.iinfo(np.int64).max
-
-# Where an adapter is.
-DISK, CPU, GPU = range(3)
-# What ended a step's admissions.
-SLOTS, KV, TOKENS, SEQS = range(4)
-CHANGED, NOTHING = -1, -2
-
-FEATURES = (
-    "steps",
-    "requests",
-    "kv_tokens",
-    "adapters",
-    "prefill_tokens",
-    "tokens",
-    "adapters_x_requests",
-    "waiting",
-    "load_ms",
+from twin.state import (
+    CHANGED,
+    CPU,
+    DISK,
+    GPU,
+    ITL_BIN_START,
+    ITL_BIN_WIDTH,
+    ITL_BINS,
+    KV,
+    NO_KEY,
+    NONE,
+    NOTHING,
+    SEQS,
+    SLOTS,
+    TOKENS,
 )
-"""What the step law is linear in; their sums over a run are what calibration needs of it."""
-
-ITL_BIN_WIDTH = 0.01
-"""Width of a bin of the inter-token histogram, in natural logarithm of milliseconds: percentiles are exact to 1 %."""
-ITL_BIN_START = math.log(0.01)
-ITL_BINS = 2000
-
-
-def _record(integers: str, floats: str = "") -> np.dtype[np.void]:
-    return np.dtype([(name, np.int64) for name in integers.split()] + [(name, np.float64) for name in floats.split()])
-
-
-TOTALS = _record(
-    "step arrived waiting running decoding active free kv tail partial partial_done front_key "
-    "from_cpu from_disk preemptions on_gpu in_cpu max_kv max_waiting",
-    "now busy_s running_s waiting_s kv_token_s",
-)
-"""The server: ``active`` adapters run; ``free`` blocks and ``kv`` tokens of the cache; ``tail`` was admitted last;
-``partial`` is in the middle of its prefill, with ``partial_done`` tokens computed; ``front_key`` is the smallest queue
-key given out; the rest are counts and integrals over time."""
-
-REQUEST = _record("produced offset older newer key behind bucket_prev bucket_next", "last_token")
-"""A request once admitted (all zero before): tokens ``produced`` when it last waited; ``offset`` = tokens computed -
-step, while it decodes; ``older`` and ``newer`` neighbours among the running; neighbours in its finish bucket; and of a
-preempted one the ``key``, below those of all others, the one ``behind`` it in its adapter's queue, and the second of its
-last token."""
-
-ADAPTER = _record("front next end key runs place last_used lru_prev lru_next", "load_ms disk_ms")
-"""An adapter: first preempted request that waits; where in ``State.queue`` its requests that were never admitted begin
-and end; the queue key of the first of all; running requests; where it is; the last step that used it; neighbours by last
-use; milliseconds to load it into a slot, and from disk before that."""
-
-
-class Setup(NamedTuple):
-    """What does not change during a run: limits (tokens, requests), step law (ms), horizon (s); see Profile."""
-
-    slots: int
-    cpu_slots: int
-    max_tokens: int
-    max_seqs: int
-    block: int
-    whole_prompt: bool
-    max_outstanding: int
-    horizon: float
-    step_base: float
-    per_request: float
-    per_kv: float
-    per_adapter: float
-    per_adapter_request: float
-    per_token: float
-    per_prefill: float
-    per_waiting: float
-
-
-class State(NamedTuple):
-    """Everything that changes; arrays of records and of integers, shapes in parentheses."""
-
-    totals: Any  # (1) TOTALS
-    arrival: Floats  # (requests) seconds, non-decreasing
-    adapter: Ints  # (requests)
-    tokens_in: Ints  # (requests)
-    tokens_out: Ints  # (requests)
-    first_token: Floats  # (requests) seconds; nan if not within the horizon
-    finish: Floats  # (requests) seconds
-    preempted: Ints  # (requests) times
-    lost: NDArray[np.bool_]  # (requests) never sent: too many were unanswered
-    queue: Ints  # (requests) by adapter, then by arrival
-    requests: Any  # (requests) REQUEST
-    adapters: Any  # (adapters + 2) ADAPTER; the last two anchor the lists by last use: on the GPU, in CPU memory only
-    bucket: Ints  # (ring) first of the requests that finish in a step
-    residue: Ints  # (block) decoding requests by offset modulo the block size
-    joined: Ints  # (max_seqs) requests whose prefill ends in this step
-    loading: Ints  # (adapters) adapters to load in this step
-    tree_all: Ints  # (2 * leaves) adapter with the smallest head key, all adapters
-    tree_running: Ints  # (2 * leaves) the same among adapters that run; empty if every adapter has a slot
-    itl: Floats  # (ITL_BINS) inter-token gaps
-    blocked_s: Floats  # (4) seconds in which requests waited, by what ended admissions
-    features: Floats  # (2, FEATURES) sums over steps, and over the tokens that decoding requests got
 
 
 def compiled(function: Any) -> Any:
@@ -596,7 +511,7 @@ def _coast(s, setup, reason):  # type: ignore[no-untyped-def]
     Whoever waits was refused in the step before and would be refused again: nothing is freed here.
     """
     g = s.totals[0]
-    arrival = s.arrival[g.arrived] if g.arrived < s.arrival.size else np.inf
+    arrival = s.arrival[g.arrived] if g.arrived < s.arrival.size else math.inf
     steady_ms = _steady_ms(s, setup) + setup.per_token * g.decoding
     now, kv, free, step = g.now, g.kv, g.free, g.step
     kv_sum, kv_token_s, low, high, place = 0.0, 0.0, 0.0, 0.0, 0

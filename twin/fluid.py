@@ -49,6 +49,7 @@ class FluidOracle(Oracle):
     """Closed form, microseconds per load, hereditary: taking an adapter away never makes a load infeasible."""
 
     Params: ClassVar[type[Any]] = FluidParams
+    hereditary = True
 
     def __init__(self, problem: Problem, params: FluidParams) -> None:
         """Prepare for loads of ``problem``."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loraplan.workload import Floats, Ints
-from twin import core
+from twin import state
 from twin.server import Resource, Run
 
 BLOCKED_SHARE = 0.01
@@ -136,5 +136,5 @@ def _itl_spread(counts: Floats, mean_ms: float) -> Spread:
     if cumulated[-1] == 0:
         return Spread(mean_ms, np.nan, np.nan, np.nan)
     bins = np.searchsorted(cumulated, np.array([0.50, 0.95, 0.99]) * cumulated[-1])
-    p50, p95, p99 = np.exp(core.ITL_BIN_START + (bins + 0.5) * core.ITL_BIN_WIDTH)
+    p50, p95, p99 = np.exp(state.ITL_BIN_START + (bins + 0.5) * state.ITL_BIN_WIDTH)
     return Spread(mean_ms, float(p50), float(p95), float(p99))

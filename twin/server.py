@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from loraplan.errors import BadInputError
 from loraplan.profiles import Profile
 from loraplan.workload import Floats, Ints, Requests
 from twin import core
+from twin.state import (
+    ADAPTER,
+    CPU,
+    FEATURES,
+    GPU,
+    ITL_BINS,
+    KV,
+    NONE,
+    REQUEST,
+    SEQS,
+    SLOTS,
+    TOKENS,
+    TOTALS,
+    Setup,
+    State,
+)
 
 Resource = Literal["slots", "kv", "tokens", "seqs"]
 
@@ -22,7 +38,7 @@ class Run:
 
     Attributes:
         horizon_s: seconds simulated.
-        requests: what was asked.
+        requests: what was asked, with answers cut where they reach ``max_model_len``.
         first_token_s: shape (requests,), when the first token came out; nan if not within the horizon.
         finish_s: shape (requests,), when the last one did.
         preempted: shape (requests,), times the request was preempted.
@@ -37,8 +53,8 @@ class Run:
         running_s, waiting_s, kv_token_s: integrals over time of running requests, waiting requests and KV tokens held.
         blocked_s: seconds in which requests waited, by what ended the step's admissions: no KV blocks (or a
             preemption), the step's token budget, ``max_num_seqs``, or, if nothing did, no slot for those left.
-        itl_counts: shape (core.ITL_BINS,), inter-token gaps of all requests by logarithmic bins.
-        features: shape (2, core.FEATURES), what the step law is linear in, summed over the steps, and over the tokens
+        itl_counts: shape (ITL_BINS,), inter-token gaps of all requests by logarithmic bins.
+        features: shape (2, FEATURES), what the step law is linear in, summed over the steps, and over the tokens
             that decoding requests got.
     """
 
@@ -93,6 +109,20 @@ def simulate(
     Raises:
         BadInputError: the server would not start, or a setting is out of range.
     """
+    in_cpu = max(slots, adapter_ranks.size) if cpu_slots is None else cpu_slots
+    _check(profile, slots, max_rank, adapter_ranks, in_cpu)
+    # A request that fills every block still fits: without the second limit one could preempt itself for ever.
+    max_len = min(profile.limits.max_model_len, profile.kv_blocks(slots, max_rank) * profile.kv.block_tokens)
+    fits = requests.tokens_in < max_len
+    taken = requests if fits.all() else requests.select(fits)
+    outstanding = len(requests) + 1 if max_outstanding is None else max_outstanding
+    setup = _setup(profile, slots, max_rank, in_cpu, horizon_s, outstanding)
+    state = _state(profile, setup, max_rank, adapter_ranks, taken, max_len)
+    core.run(state, setup)
+    return _collect(state, requests, fits, horizon_s, profile.kv_blocks(slots, max_rank) * profile.kv.block_tokens)
+
+
+def _check(profile: Profile, slots: int, max_rank: int, adapter_ranks: Ints, cpu_slots: int) -> None:
     if slots < 1:
         raise BadInputError(f"slots must be at least 1 (got {slots})")
     if adapter_ranks.size and adapter_ranks.max() > max_rank:
@@ -102,62 +132,57 @@ def simulate(
             f"memory error: {slots} slots of rank {max_rank} leave {profile.kv_tokens(slots, max_rank):.0f} KV tokens "
             f"on {profile.name}, below its max_model_len of {profile.limits.max_model_len}"
         )
-    in_cpu = max(slots, adapter_ranks.size) if cpu_slots is None else cpu_slots
-    if in_cpu < slots:
-        raise BadInputError(f"cpu_slots must be at least slots, {slots} (got {in_cpu})")
-    # A request that fills every block still fits: without the second limit one could preempt itself for ever.
-    max_len = min(profile.limits.max_model_len, profile.kv_blocks(slots, max_rank) * profile.kv.block_tokens)
-    fits = requests.tokens_in < max_len
-    taken = requests if fits.all() else requests.select(fits)
-    outstanding = len(requests) + 1 if max_outstanding is None else max_outstanding
-    setup = _setup(profile, slots, max_rank, in_cpu, horizon_s, outstanding)
-    state = _state(profile, setup, max_rank, adapter_ranks, taken, max_len)
-    core.run(state, setup)
+    if cpu_slots < slots:
+        raise BadInputError(f"cpu_slots must be at least slots, {slots} (got {cpu_slots})")
+
+
+def _collect(state: State, asked: Requests, fits: NDArray[np.bool_], horizon_s: float, kv_tokens: int) -> Run:
+    """What happened, with the requests that were too long back in their places."""
     totals = state.totals[0]
     return Run(
         horizon_s=horizon_s,
-        requests=requests,
+        requests=replace(asked, tokens_out=_expand(state.tokens_out, fits, asked.tokens_out)),
         first_token_s=_expand(state.first_token, fits, np.nan),
         finish_s=_expand(state.finish, fits, np.nan),
         preempted=_expand(state.preempted, fits, 0),
+        rejected=int((~fits & (asked.arrival_s < horizon_s)).sum()),
         lost=int(state.lost.sum()),
-        kv_capacity_tokens=profile.kv_blocks(slots, max_rank) * profile.kv.block_tokens,
-        max_kv_tokens=int(totals["max_kv"]),
-        blocked_s={
-            "slots": float(state.blocked_s[core.SLOTS]),
-            "kv": float(state.blocked_s[core.KV]),
-            "tokens": float(state.blocked_s[core.TOKENS]),
-            "seqs": float(state.blocked_s[core.SEQS]),
-        },
-        features=state.features,
-        itl_counts=state.itl,
         steps=int(totals["step"]),
         loads_from_cpu=int(totals["from_cpu"]),
         loads_from_disk=int(totals["from_disk"]),
         preemptions=int(totals["preemptions"]),
-        rejected=int((~fits & (requests.arrival_s < horizon_s)).sum()),
+        kv_capacity_tokens=kv_tokens,
+        max_kv_tokens=int(totals["max_kv"]),
         max_waiting=int(totals["max_waiting"]),
         busy_s=float(totals["busy_s"]),
         running_s=float(totals["running_s"]),
         waiting_s=float(totals["waiting_s"]),
         kv_token_s=float(totals["kv_token_s"]),
+        blocked_s={
+            "slots": float(state.blocked_s[SLOTS]),
+            "kv": float(state.blocked_s[KV]),
+            "tokens": float(state.blocked_s[TOKENS]),
+            "seqs": float(state.blocked_s[SEQS]),
+        },
+        itl_counts=state.itl,
+        features=state.features,
     )
 
 
-def _expand(values: NDArray[Any], where: NDArray[np.bool_], other: float) -> NDArray[Any]:
+def _expand(values: NDArray[Any], where: NDArray[np.bool_], other: ArrayLike) -> NDArray[Any]:
     """``values`` at the places where ``where`` is true, ``other`` elsewhere."""
     if values.size == where.size:
         return values
-    whole = np.full(where.size, other, dtype=values.dtype)
+    whole = np.broadcast_to(np.asarray(other, dtype=values.dtype), where.shape).copy()
     whole[where] = values
     return whole
 
 
 def _setup(
     profile: Profile, slots: int, max_rank: int, cpu_slots: int, horizon_s: float, max_outstanding: int
-) -> core.Setup:
+) -> Setup:
     law, limits, block = profile.step_ms, profile.limits, profile.kv.block_tokens
-    return core.Setup(
+    return Setup(
         slots=slots,
         cpu_slots=cpu_slots,
         max_tokens=limits.max_num_batched_tokens,
@@ -177,21 +202,19 @@ def _setup(
     )
 
 
-def _state(
-    profile: Profile, setup: core.Setup, max_rank: int, ranks: Ints, requests: Requests, max_len: int
-) -> core.State:
+def _state(profile: Profile, setup: Setup, max_rank: int, ranks: Ints, requests: Requests, max_len: int) -> State:
     n_requests, n_adapters = len(requests), int(ranks.size)
     leaves = 1 << max(0, n_adapters - 1).bit_length()
     longest = int(requests.tokens_out.max()) if n_requests else 1
 
-    totals = np.zeros(1, dtype=core.TOTALS)
-    totals["tail"] = totals["partial"] = core.NONE
+    totals = np.zeros(1, dtype=TOTALS)
+    totals["tail"] = totals["partial"] = NONE
     totals["free"] = profile.kv_blocks(setup.slots, max_rank)
     totals["on_gpu"] = min(n_adapters, setup.slots)
     totals["in_cpu"] = min(n_adapters, setup.cpu_slots)
 
-    adapters = np.zeros(n_adapters + 2, dtype=core.ADAPTER)
-    adapters["front"] = core.NONE
+    adapters = np.zeros(n_adapters + 2, dtype=ADAPTER)
+    adapters["front"] = NONE
     ends = np.cumsum(np.bincount(requests.adapter, minlength=n_adapters))
     adapters["end"][:n_adapters] = ends
     adapters["next"][1:n_adapters] = ends[:-1]
@@ -200,7 +223,7 @@ def _state(
     adapters["disk_ms"][:n_adapters] = profile.load_ms.disk + profile.load_ms.disk_per_rank * ranks
     _fill_caches(adapters, int(totals["on_gpu"][0]), int(totals["in_cpu"][0]))
 
-    return core.State(
+    return State(
         totals=totals,
         arrival=np.ascontiguousarray(requests.arrival_s, dtype=np.float64),
         adapter=np.ascontiguousarray(requests.adapter, dtype=np.int64),
@@ -211,17 +234,17 @@ def _state(
         preempted=np.zeros(n_requests, dtype=np.int64),
         lost=np.zeros(n_requests, dtype=np.bool_),
         queue=_by_adapter(requests.adapter, n_adapters),
-        requests=np.zeros(n_requests, dtype=core.REQUEST),
+        requests=np.zeros(n_requests, dtype=REQUEST),
         adapters=adapters,
-        bucket=np.full(longest + 1, core.NONE, dtype=np.int64),
+        bucket=np.full(longest + 1, NONE, dtype=np.int64),
         residue=np.zeros(setup.block, dtype=np.int64),
         joined=np.zeros(setup.max_seqs, dtype=np.int64),
         loading=np.zeros(n_adapters, dtype=np.int64),
-        tree_all=np.full(2 * leaves, core.NONE, dtype=np.int64),
-        tree_running=np.full(2 * leaves if setup.slots < n_adapters else 0, core.NONE, dtype=np.int64),
-        itl=np.zeros(core.ITL_BINS),
+        tree_all=np.full(2 * leaves, NONE, dtype=np.int64),
+        tree_running=np.full(2 * leaves if setup.slots < n_adapters else 0, NONE, dtype=np.int64),
+        itl=np.zeros(ITL_BINS),
         blocked_s=np.zeros(4),
-        features=np.zeros((2, len(core.FEATURES))),
+        features=np.zeros((2, len(FEATURES))),
     )
 
 
@@ -235,9 +258,9 @@ def _fill_caches(adapters: NDArray[np.void], on_gpu: int, in_cpu: int) -> None:
     """Put the adapters loaded last into the slots, those before them into CPU memory, and link both by last use."""
     n = adapters.size - 2
     place = adapters["place"][:n]
-    place[n - in_cpu :] = core.CPU
-    place[n - on_gpu :] = core.GPU
-    for anchor, where in ((n, core.GPU), (n + 1, core.CPU)):
+    place[n - in_cpu :] = CPU
+    place[n - on_gpu :] = GPU
+    for anchor, where in ((n, GPU), (n + 1, CPU)):
         ring = np.concatenate(([anchor], np.flatnonzero(place == where), [anchor]))
         adapters["lru_next"][ring[:-1]] = ring[1:]
         adapters["lru_prev"][ring[1:]] = ring[:-1]

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from loraplan.config.schema import Config
 from loraplan.errors import BadInputError, did_you_mean
+from loraplan.files import parse_yaml, read_yaml
 
 _Place = tuple[str | int, ...]
 
@@ -31,12 +31,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         BadInputError: one line that names the file, the setting, what is wrong with it and what was given.
     """
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInputError(f"config {path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInputError(f"config {path}: not valid YAML: {' '.join(str(error).split())}") from None
+    data = read_yaml(path, f"config {path}")
     return parse_config(data, overrides, folder=path.resolve().parent, source=f"config {path}")
 
 
@@ -89,10 +84,7 @@ class _Override:
         parts = key.strip().split(".")
         if not equals or not all(parts):
             raise BadInputError(f"{source}: --set {text}: expected key=value, with dots between nested keys")
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise BadInputError(f"{source}: --set {text}: the value is not valid YAML") from None
+        parsed = parse_yaml(value, f"{source}: --set {text}")
         return cls(text, tuple(int(part) if part.isdecimal() else part for part in parts), parsed)
 
     def apply(self, data: Any, source: str) -> Any:

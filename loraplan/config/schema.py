@@ -335,7 +335,7 @@ class Config(_Part):
     """What searches for the plan."""
     oracle: PluginSpec = PluginSpec(name="fluid")
     """What predicts how a loaded GPU behaves."""
-    time_limit_s: Positive | None = None
+    time_limit_s: NonNegative | None = None
     """Seconds the solver may take; no limit if not given."""
     seed: Seed = 0
     """Seed of everything random that has no seed of its own."""

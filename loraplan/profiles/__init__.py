@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from loraplan.errors import BadInputError
+from loraplan.files import read_yaml
 from loraplan.registry import Registry
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -130,7 +130,8 @@ class Profile(_Part):
 
     def starts(self, slots: int, max_rank: int) -> bool:
         """Whether the server starts: vLLM refuses when the KV cache cannot hold one request of ``max_model_len``."""
-        return self.kv_tokens(slots, max_rank) >= self.limits.max_model_len
+        fits = self.kv_tokens(slots, max_rank) >= self.limits.max_model_len
+        return fits and self.kv_blocks(slots, max_rank) > 0
 
     def kv_blocks(self, slots: int, max_rank: int) -> int:
         """KV blocks a scheduler may give out; vLLM V1 keeps one as the null block (v1/core/block_pool.py)."""
@@ -156,12 +157,7 @@ def read_profile(path: Path) -> Profile:
     Raises:
         BadInputError: the file is missing, not YAML, or a field is missing, unknown or wrong.
     """
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInputError(f"profile {path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInputError(f"profile {path}: not valid YAML: {' '.join(str(error).split())}") from None
+    data = read_yaml(path, f"profile {path}")
     if not isinstance(data, dict):
         raise BadInputError(f"profile {path}: expected a mapping of fields, got {type(data).__name__}")
     try:

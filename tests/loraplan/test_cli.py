@@ -266,7 +266,7 @@ def test_compare_without_any_plan(config: Path) -> None:
 def test_a_time_limit_too_short_for_anything(config: Path) -> None:
     text = refusal("solve", config, "--time-limit", "1e-9", code=1)
     assert text == "no feasible plan: the time limit was reached when 0 of 24 adapters were placed"
-    assert "time_limit_s: Input should be greater than 0" in refusal("solve", config, "--time-limit", "0")
+    assert refusal("solve", config, "--time-limit", "0", code=1) == text
 
 
 def test_ctrl_c_prints_the_best_plan_so_far(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -388,7 +388,7 @@ def test_a_bad_table(tmp_path: Path, row: str, complaint: str) -> None:
         (("--set", "workload.generate.ranks=[8, 0]"), "workload.generate.ranks.1: Input should be greater than 0"),
         (("--set", "workload.generate.count"), "--set workload.generate.count: expected key=value"),
         (("--set", "=3"), "--set =3: expected key=value"),
-        (("--set", "workload.generate.count=["), "the value is not valid YAML"),
+        (("--set", "workload.generate.count=["), "not valid YAML"),
         (("--set", "fleet.1.count=3"), "fleet is a list; expected an index 0 to 0"),
         (("--set", "fleet.0.count.x=3"), "fleet.0.count is 4, which has no settings"),
         (("--set", "workload.generate.total_rate=.nan"), "workload.generate.total_rate: Input should be a finite numb"),

@@ -153,7 +153,7 @@ def test_generate_takes_one_law_of_rates(change: dict[str, Any], text: str) -> N
         ({"solver": ""}, "solver: String should have at least 1 character (got '')"),
         ({"solver": {"name": "x", "a": 1, "params": {"b": 2}}}, "solver: settings stand beside the name or in params"),
         ({"schema_version": 2}, "schema_version: Input should be 1 (got 2)"),
-        ({"time_limit_s": 0}, "time_limit_s: Input should be greater than 0 (got 0)"),
+        ({"time_limit_s": -1}, "time_limit_s: Input should be greater than or equal to 0 (got -1)"),
         ({"fleet": []}, "fleet: Tuple should have at least 1 item"),
         ({"seed": -1}, "seed: Input should be greater than or equal to 0 (got -1)"),
         ({"constraints": {"served_fraction": 1.1}}, "constraints.served_fraction: Input should be less than or equal"),
@@ -218,7 +218,7 @@ def test_overrides_leave_the_given_data_alone() -> None:
         ("seed.x=1", "seed is 0, which has no settings"),
         ("seed", "expected key=value"),
         ("a..b=1", "expected key=value"),
-        ("seed=[", "the value is not valid YAML"),
+        ("seed=[", "not valid YAML"),
     ],
 )
 def test_a_wrong_override_is_named(override: str, text: str) -> None:

@@ -97,7 +97,7 @@ def test_entry_points_of_third_parties_are_found(points: list[Point], solvers: R
 
 def test_an_entry_point_cannot_take_a_name_that_is_taken(points: list[Point], solvers: Registry[Any]) -> None:
     points.append(Point("pi", "theirs:pi"))
-    with pytest.raises(ValueError, match="registered twice: math:pi and theirs:pi"):
+    with pytest.raises(BadInputError, match="registered twice: math:pi and theirs:pi"):
         solvers.names()
 
 

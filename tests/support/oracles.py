@@ -62,6 +62,7 @@ class TokenBudgetOracle(Oracle):
     """
 
     Params: ClassVar[type[Any]] = TokenBudgetParams
+    hereditary = True
 
     def __init__(self, problem: Problem, params: TokenBudgetParams) -> None:
         self._problem = problem
@@ -93,6 +94,7 @@ class ScriptedOracle(Oracle):
     """Answers what ``answer`` says of a load, (served fraction, tokens/s), and keeps what it was asked in ``asked``."""
 
     Params: ClassVar[type[Any]] = type(None)
+    hereditary = True
 
     def __init__(self, problem: Problem, answer: Callable[[GPULoad], tuple[float, float]]) -> None:
         self._answer = answer

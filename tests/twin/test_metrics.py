@@ -11,7 +11,7 @@ import pytest
 from support.scenarios import make_profile, make_requests
 
 from loraplan.workload import Floats
-from twin import core
+from twin import state
 from twin.metrics import BLOCKED_SHARE, measure
 from twin.server import Run, simulate
 
@@ -40,15 +40,15 @@ def make_run(**given: Any) -> Run:
         waiting_s=5.0,
         kv_token_s=400.0,
         blocked_s=NOBODY | {"kv": 0.5, "slots": 2.0},
-        itl_counts=np.zeros(core.ITL_BINS),
+        itl_counts=np.zeros(state.ITL_BINS),
     )
     return dataclasses.replace(run, **given)
 
 
 def histogram(gaps_ms: Floats) -> Floats:
     """Counts by the bins that the twin documents."""
-    places = np.floor((np.log(gaps_ms) - core.ITL_BIN_START) / core.ITL_BIN_WIDTH).astype(np.int64)
-    return np.bincount(places, minlength=core.ITL_BINS).astype(np.float64)
+    places = np.floor((np.log(gaps_ms) - state.ITL_BIN_START) / state.ITL_BIN_WIDTH).astype(np.int64)
+    return np.bincount(places, minlength=state.ITL_BINS).astype(np.float64)
 
 
 def test_figures_of_a_small_run_are_those_worked_out_by_hand() -> None:

@@ -12,7 +12,7 @@ from support.scenarios import MAX_RANK, REGIMES, RULES, Scenario, make_profile, 
 
 from loraplan.profiles import load_profile
 from loraplan.workload import Adapter, Floats, Lengths, RateWorkload
-from twin import core
+from twin import state
 from twin.server import simulate
 
 COUNTS = ("steps", "loads_from_cpu", "loads_from_disk", "preemptions", "rejected", "max_kv_tokens", "max_waiting")
@@ -35,8 +35,8 @@ def assert_same(twin: Any, reference: ReferenceRun) -> None:
 
 def itl_histogram(gaps_s: list[float]) -> Floats:
     log_ms = np.log(np.array(gaps_s) * 1000)
-    bins = np.clip((log_ms - core.ITL_BIN_START) / core.ITL_BIN_WIDTH, 0, core.ITL_BINS - 1)
-    return np.bincount(bins.astype(np.int64), minlength=core.ITL_BINS).astype(np.float64)
+    bins = np.clip((log_ms - state.ITL_BIN_START) / state.ITL_BIN_WIDTH, 0, state.ITL_BINS - 1)
+    return np.bincount(bins.astype(np.int64), minlength=state.ITL_BINS).astype(np.float64)
 
 
 @cache
