@@ -12,7 +12,9 @@ import typer
 
 from loraplan.api import solve_config
 from loraplan.cli import doctor as checks
-from loraplan.cli import show
+from loraplan.cli import show, terminal
+from loraplan.cli.calibrate import calibrate
+from loraplan.cli.fidelity import fidelity
 from loraplan.cli.group import ErrorsInOneLine
 from loraplan.config import Config, build, load_config
 from loraplan.errors import BadInputError
@@ -94,11 +96,11 @@ def solve(
     else:
         show.plan(plan)
     if not plan.complete:
-        show.error(f"no feasible plan: {plan.reason}")
+        terminal.error(f"no feasible plan: {plan.reason}")
         raise typer.Exit(1)
     if output is not None:
         plan.save(output)
-        show.note(f"plan written to {output}; next: loraplan validate {output}")
+        terminal.note(f"plan written to {output}; next: loraplan validate {output}")
 
 
 @app.command()
@@ -120,10 +122,10 @@ def validate(
     """
     made = read_plan(plan)
     workload = None if config is None else build(load_config(config)).replay
-    with show.progress("replaying in the twin") as advance:
+    with terminal.progress("replaying in the twin") as advance:
         validation = validate_plan(made, workload, seeds, on_progress=advance)
     if as_json:
-        _print_json(validation)
+        terminal.print_json(validation)
     else:
         show.validation(validation, made)
 
@@ -148,10 +150,10 @@ def simulate(
 
     With a config the single GPU is the fleet's first, with `--slots` slots and all adapters of the workload on it.
     """
-    with show.progress("simulating") as advance:
+    with terminal.progress("simulating") as advance:
         reports = _simulate(file, gpu, slots, cpu_slots, seed, changes, advance)
     if as_json:
-        _print_json({"seed": seed, "gpus": reports})
+        terminal.print_json({"seed": seed, "gpus": reports})
     else:
         show.simulation(reports, detailed=gpu is not None or len(reports) == 1)
 
@@ -179,15 +181,17 @@ def compare(
         plan = _solve(_read(config, name, objective, oracle, time_limit, seed, changes))
         validation = None
         if plan.complete:
-            with show.progress(f"{name}: replaying in the twin") as advance:
+            with terminal.progress(f"{name}: replaying in the twin") as advance:
                 validation = validate_plan(plan, None, seeds, on_progress=advance)
         rows.append((plan, validation))
     if as_json:
-        _print_json([{"plan": json.loads(plan.to_json()), "validation": validation} for plan, validation in rows])
+        terminal.print_json(
+            [{"plan": json.loads(plan.to_json()), "validation": validation} for plan, validation in rows]
+        )
     else:
         show.comparison(rows)
     if not any(plan.complete for plan, _ in rows):
-        show.error(f"no feasible plan: {rows[0][0].reason}")
+        terminal.error(f"no feasible plan: {rows[0][0].reason}")
         raise typer.Exit(1)
 
 
@@ -205,7 +209,7 @@ def list_names(
     }
     entries = [registries[kind].entry(name) for name in registries[kind].names()]
     if as_json:
-        _print_json(entries)
+        terminal.print_json(entries)
     else:
         show.entries(kind.value, entries)
 
@@ -217,13 +221,17 @@ def schema(kind: Annotated[Schema, typer.Argument(help="Which format.")]) -> Non
     typer.echo(json.dumps(model.model_json_schema(), indent=1))
 
 
+app.command()(calibrate)
+app.command()(fidelity)
+
+
 @app.command()
 def doctor(as_json: JSONOption = False) -> None:
     """Check the installation: versions, packages from one place, the twin compiled and its speed."""
-    with show.progress("checking") as advance:
+    with terminal.progress("checking") as advance:
         found = checks.run(advance)
     if as_json:
-        _print_json(found)
+        terminal.print_json(found)
     else:
         show.checks(found)
     if not all(check.ok for check in found):
@@ -250,7 +258,7 @@ def _read(
 
 
 def _solve(config: Config) -> Plan:
-    progress: AbstractContextManager[Any] = show.progress(f"{config.solver.name}: placing adapters")
+    progress: AbstractContextManager[Any] = terminal.progress(f"{config.solver.name}: placing adapters")
     with progress as advance:
         return solve_config(config, on_progress=lambda placed, total, gpus: advance(placed, total, f"{gpus} GPUs"))
 
@@ -262,7 +270,7 @@ def _simulate(
     cpu_slots: int | None,
     seed: int,
     changes: list[str] | None,
-    advance: show.Advance,
+    advance: terminal.Advance,
 ) -> list[GPUReport]:
     if file.suffix == ".json":
         if slots is not None or changes:
@@ -273,7 +281,3 @@ def _simulate(
     if slots is None:
         raise BadInputError("a config says nothing of slots: give --slots N")
     return [simulate_config(load_config(file, changes or []), slots, seed, cpu_slots)]
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(show.plain(value), indent=1, allow_nan=False))

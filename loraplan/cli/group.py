@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from loraplan.cli import show
+from loraplan.cli import terminal
 from loraplan.errors import LoraplanError
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # click's, which newer typers carry inside
@@ -21,10 +21,10 @@ class ErrorsInOneLine(TyperGroup):
         try:
             return super().invoke(ctx)
         except LoraplanError as error:
-            show.error(str(error))
+            terminal.error(str(error))
             raise typer.Exit(error.exit_code) from None
         except _UsageError as error:
             usage: Any = error
             path = (usage.ctx or ctx).command_path
-            show.error(f"{' '.join(usage.format_message().split())} See `{path} --help`.")
+            terminal.error(f"{' '.join(usage.format_message().split())} See `{path} --help`.")
             raise typer.Exit(usage.exit_code) from None

@@ -1,0 +1,212 @@
+"""Calibration: constants that made the measurements come back from them; what is wrong in the data is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from support.data import data_file
+from support.measured_runs import measured_by_twin, unmeasured, write_runs
+from support.scenarios import make_profile
+
+from loraplan.errors import BadInputError
+from loraplan.profiles import Profile, load_profile
+from twin.calibrate import KV_FILE, LOADS_FILE, STEPS_FILE, Calibration, calibrate
+from twin.measured import delivered, lengths_of, read_runs
+
+LAW = {
+    "base": 9.0,
+    "per_request": 0.15,
+    "per_kv_token": 0.0,
+    "per_prefill_token": 0.0,
+    "per_adapter": 0.5,
+    "per_slot": 0.05,
+    "per_waiting": 0.0,
+}
+LOADS = {"to_gpu": 20.0, "smaller_rank": 0.0, "disk": 0.0, "disk_per_rank": 0.0}
+
+
+def server(**changes: Any) -> Profile:
+    return make_profile(
+        step_ms=LAW | changes, load_ms=LOADS, kv_tokens=60_000, max_model_len=2048, max_num_seqs=512, per_slot_rank=1.0
+    )
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict[str, Any]]:
+    """Light, busy and starved runs; with slots for all and for some; at two ranks."""
+    runs = [
+        unmeasured(adapters, slots, rank, rates)
+        for rank in (8, 16)
+        for adapters, slots in ((4, 4), (16, 16), (16, 8), (48, 48), (48, 24))
+        for rates in ((0.1, 0.05), (0.4, 0.2), (2.4, 1.2))
+    ]
+    return measured_by_twin(runs, server())
+
+
+@pytest.fixture(scope="module")
+def found(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Calibration:
+    path = write_runs(tmp_path_factory.mktemp("runs") / "runs.csv", rows)
+    guess = server(base=15.0, per_request=0.05, per_adapter=0.1, per_slot=0.01)
+    guess = guess.model_copy(update={"load_ms": guess.load_ms.model_copy(update={"to_gpu": 10.0})})
+    return calibrate(path, None, guess)
+
+
+def test_the_law_that_made_the_runs_comes_back(found: Calibration) -> None:
+    law = found.profile.step_ms
+    for name in ("base", "per_request", "per_adapter", "per_slot"):
+        assert getattr(law, name) == pytest.approx(LAW[name], rel=0.25), name
+    assert found.profile.load_ms.to_gpu == pytest.approx(20.0, rel=0.3)
+    assert max(abs(regime.bias) for regime in found.regimes) < 2.0
+    assert max(regime.mape for regime in found.regimes) < 3.0
+
+
+def test_every_constant_has_its_error_and_source(found: Calibration) -> None:
+    by_name = {constant.name: constant for constant in found.constants}
+    assert by_name["step_ms.base"].error < 0.1 * by_name["step_ms.base"].value
+    assert by_name["step_ms.base"].source == "runs.csv"
+    assert by_name["kv.tokens"].source == "not measured: kept"
+    assert {regime.name for regime in found.regimes} == {"queue-free", "slot-limited", "starved"}
+
+
+def test_the_profile_says_where_it_comes_from(found: Calibration) -> None:
+    assert found.profile.sources[0] == "calibrated from 30 measured runs of toy"
+
+
+def test_a_run_that_does_not_fit_is_flagged_and_counts_little(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    odd = [dict(row) for row in rows]
+    odd[1]["mean_tpot_ms"] *= 1.5
+    found = calibrate(write_runs(tmp_path / "runs.csv", odd), "toy", server())
+    worst, residual = found.outliers[0]
+    assert worst.endswith(odd[1]["run_id"])
+    assert residual < -20
+    assert found.profile.step_ms.base == pytest.approx(LAW["base"], rel=0.1)
+
+
+def test_micro_benchmarks_give_what_they_isolate(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    write_runs(tmp_path / "runs.csv", rows[:10])
+    (tmp_path / "calibration").mkdir()
+    slots, rank = np.meshgrid([8, 32, 64], [8, 16, 32])
+    pd.DataFrame(
+        {
+            "model": "toy",
+            "status": "ok",
+            "adapter_slots": slots.ravel(),
+            "max_lora_rank": rank.ravel(),
+            "kv_tokens": 50_000 - slots.ravel() * (20 + 3 * rank.ravel()),
+        }
+    ).to_csv(tmp_path / "calibration" / KV_FILE, index=False)
+    loads = [
+        {"model": "toy", "kind": kind, "phase": "benchmark", "adapter_rank": rank, "max_lora_rank": top, "ms": ms}
+        for rank, top in ((8, 8), (8, 16), (16, 16))
+        for kind, ms in (("cpu_to_gpu", 5.0 + 2.0 * (rank < top)), ("disk_to_cpu", 30.0 + 2.0 * rank))
+    ]
+    pd.DataFrame(loads).to_csv(tmp_path / "calibration" / LOADS_FILE, index=False)
+    batch, out = (array.ravel() for array in np.meshgrid([50, 100, 200, 400], [100, 400]))
+    decode = pd.DataFrame(
+        {
+            "kind": "decode",
+            "max_batch": batch,
+            "completed": 1000,
+            "total_input_tokens": 10_000,
+            "output_len": out,
+            "max_kv_usage": 0.5,
+            "n_steps": 100,
+            "step_ms_median": 10 + 0.02 * batch + 1e-4 * batch * (10 + out / 2),
+        }
+    )
+    prefill = pd.DataFrame(
+        {
+            "kind": "prefill",
+            "max_batch": 1,
+            "total_input_tokens": 200_000,
+            "max_kv_usage": 0.1,
+            "n_steps": 100,
+            "step_ms_median": 10 + 0.03 * 2000,
+        },
+        index=[0],
+    )
+    pd.concat([decode, prefill]).assign(model="toy").to_csv(tmp_path / "calibration" / STEPS_FILE, index=False)
+
+    found = calibrate(tmp_path, None, server()).profile
+    assert found.kv.tokens == pytest.approx(50_000)
+    assert found.kv.per_slot == pytest.approx(20, rel=1e-3)
+    assert found.kv.per_slot_rank == pytest.approx(3, rel=1e-3)
+    assert found.step_ms.per_kv_token == pytest.approx(1e-4, rel=1e-3)
+    assert found.step_ms.per_prefill_token == pytest.approx(0.03, rel=1e-2)
+    # Loads in service may cost more than one by one on an idle server: one factor for all those into a slot.
+    assert found.load_ms.smaller_rank / found.load_ms.to_gpu == pytest.approx(2 / 5, rel=1e-3)
+    assert found.load_ms.disk == pytest.approx(30)
+    assert found.load_ms.disk_per_rank == pytest.approx(2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.drop(columns="rates"), "column 'rates' is missing"),
+        (lambda table: table.assign(mean_tpot_ms="fast"), "row 1, mean_tpot_ms: expected a number (got 'fast')"),
+        (lambda table: table.iloc[:0], "it has no rows"),
+        (lambda table: table.assign(model=[f"m{i}" for i in range(len(table))]), "--model: the runs are of several"),
+        (lambda table: table.assign(starved=1), "expected at least one that is ok and not starved"),
+    ],
+)
+def test_broken_runs_are_refused(rows: list[dict[str, Any]], tmp_path: Path, change: Any, message: str) -> None:
+    path = tmp_path / "runs.csv"
+    change(pd.DataFrame(rows)).to_csv(path, index=False)
+    with pytest.raises(BadInputError) as refused:
+        calibrate(path, None, server())
+    assert message in str(refused.value)
+
+
+def test_missing_files_and_models_are_named(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="no such file or folder"):
+        calibrate(tmp_path / "nowhere", None, server())
+    with pytest.raises(BadInputError, match="no CSV in this folder has the columns of measured runs"):
+        calibrate(tmp_path, None, server())
+    with pytest.raises(BadInputError, match="--model: no run is of 'tos'; did you mean 'toy'"):
+        calibrate(write_runs(tmp_path / "runs.csv", rows), "tos", server())
+
+
+def test_the_real_runs_are_read_as_they_are_described() -> None:
+    runs = read_runs(data_file("measured/h100_vllm085_runs.csv"))
+    assert len(runs) == 877
+    assert sum(run.ok for run in runs) == 762
+    llama = [run for run in runs if run.model == "llama-3.1-8b-instruct"]
+    tokens_in, tokens_out = delivered(llama)
+    assert tokens_in == pytest.approx(222.7, abs=0.5)
+    assert tokens_out == pytest.approx(196.5 * 0.991, abs=1.0)  # cut by end-of-sequence tokens
+    assert lengths_of(llama).mean_kv == pytest.approx(360, abs=5)
+
+
+def test_the_shipped_profiles_explain_every_memory_error_of_the_real_runs() -> None:
+    runs = read_runs(data_file("measured/h100_vllm085_runs.csv"))
+    for model in ("llama-3.1-8b", "qwen-2.5-7b"):
+        profile = load_profile(f"h100-64gb/{model}")
+        of_model = [run for run in runs if run.model.startswith(model) and (run.ok or run.out_of_memory)]
+        assert len(of_model) > 400
+        assert all(profile.starts(run.slots, run.max_rank) == run.ok for run in of_model)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("adapter_slots", None, "row 2, adapter_slots: expected a number above 0 (got nan)"),
+        ("adapter_slots", float("inf"), "row 2, adapter_slots: expected a number above 0 (got inf)"),
+        ("served_adapters", 0, "row 2, served_adapters: expected a number above 0 (got 0"),
+        ("total_time_s", -1, "row 2, total_time_s: expected a number above 0 (got -1"),
+        ("rates", "fast", "row 2, rates: expected numbers above 0 with blanks between (got 'fast')"),
+        ("ranks", "", "row 2, ranks: expected numbers above 0 with blanks between"),
+        ("starved", None, "row 2, starved: expected a number in a run that is ok (got nan)"),
+    ],
+)
+def test_a_broken_cell_is_named(
+    rows: list[dict[str, Any]], tmp_path: Path, column: str, value: Any, message: str
+) -> None:
+    broken = [dict(row) for row in rows[:3]]
+    broken[1][column] = value
+    with pytest.raises(BadInputError) as refused:
+        read_runs(write_runs(tmp_path / "runs.csv", broken))
+    assert message in str(refused.value)

@@ -1,0 +1,234 @@
+"""Measured runs of a real server, and their replay in the twin.
+
+The columns are those of the runs published with arXiv 2508.08343 (see docs/calibrate.md): each row is an hour of
+open-loop Poisson load on one server, with its adapters, slots, rates and what a client and the server saw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from os import cpu_count
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from loraplan.errors import BadInputError, did_you_mean
+from loraplan.profiles import Profile
+from loraplan.sources import skewed_lengths
+from loraplan.workload import Adapter, Floats, Lengths, RateWorkload
+from twin.server import Run, simulate
+
+IDENTITY = ("dataset", "model", "group", "run_id")
+NUMBERS = (
+    "served_adapters",
+    "adapter_slots",
+    "max_lora_rank",
+    "total_time_s",
+    "completed",
+    "total_input_tokens",
+    "total_output_tokens",
+    "pool_mean_input",
+    "pool_mean_output",
+    "total_throughput",
+    "ideal_throughput",
+    "starved",
+    "mean_ttft_ms",
+    "mean_tpot_ms",
+    "mean_itl_ms",
+    "tw_mean_num_running",
+    "max_num_waiting",
+    "client_overloaded",
+)
+NEEDED = ("served_adapters", "adapter_slots", "max_lora_rank", "total_time_s")
+SEEN_IF_OK = ("completed", "total_throughput", "ideal_throughput", "starved")
+COLUMNS = (*IDENTITY, "status", "rates", "ranks", *NUMBERS)
+
+MAX_OUTSTANDING = 27_000
+"""Requests that the load generator of these runs could have unanswered: it ran out of ports at about that many."""
+
+SHAREGPT = {"input_cv": 1.12, "output_cv": 1.07, "correlation": -0.255}
+"""Shape of the requests' lengths: coefficients of variation as published; the correlation is what makes a running
+request hold the KV tokens that these runs show (356, without the padding of its last block)."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredRun:
+    """One row: the server, its load, and what was seen; ``seen`` holds the numeric columns by name."""
+
+    key: tuple[str, ...]
+    model: str
+    group: str
+    ok: bool
+    out_of_memory: bool
+    slots: int
+    max_rank: int
+    rates: tuple[float, ...]
+    ranks: tuple[int, ...]
+    adapters: int
+    seconds: float
+    seen: dict[str, float]
+
+    @property
+    def name(self) -> str:
+        """How messages name the run."""
+        return "/".join(self.key)
+
+    @property
+    def starved(self) -> bool:
+        """Whether it served less than 0.9 of what was asked."""
+        return self.seen["starved"] == 1
+
+
+def read_runs(path: Path) -> list[MeasuredRun]:
+    """Read measured runs from a CSV file.
+
+    Raises:
+        BadInputError: the file cannot be read, or a column is missing or holds something else than numbers.
+    """
+    table = read_csv(path, COLUMNS)
+    for column in NUMBERS:
+        table[column] = numbers(path, table, column)
+    for column in NEEDED:
+        _require_positive(path, table, column)
+    for column in SEEN_IF_OK:
+        _require_known(path, table[table["status"] == "ok"], column)
+    runs = []
+    for number, row in enumerate(table.to_dict("records"), start=1):
+        runs.append(
+            MeasuredRun(
+                key=tuple(str(row[column]) for column in IDENTITY),
+                model=str(row["model"]),
+                group=f"{row['dataset']}/{row['group']}",
+                ok=row["status"] == "ok",
+                out_of_memory=row["status"] == "oom",
+                slots=int(row["adapter_slots"]),
+                max_rank=int(row["max_lora_rank"]),
+                rates=_listed(path, number, row, "rates"),
+                ranks=tuple(int(rank) for rank in _listed(path, number, row, "ranks")),
+                adapters=int(row["served_adapters"]),
+                seconds=float(row["total_time_s"]),
+                seen={column: float(row[column]) for column in NUMBERS},
+            )
+        )
+    return runs
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read a CSV file that must have ``columns``.
+
+    Raises:
+        BadInputError: it cannot be read, is empty, or lacks a column.
+    """
+    try:
+        table = pd.read_csv(path)
+    except OSError as error:
+        raise BadInputError(f"{path}: {error.strerror or error}") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise BadInputError(f"{path}: not a CSV table: {' '.join(str(error).split())}") from None
+    for column in columns:
+        if column not in table:
+            raise BadInputError(f"{path}: column {column!r} is missing{did_you_mean(column, map(str, table.columns))}")
+    if table.empty:
+        raise BadInputError(f"{path}: it has no rows")
+    return table
+
+
+def numbers(path: Path, table: pd.DataFrame, column: str) -> pd.Series[float]:
+    """A column as numbers; empty cells are nan.
+
+    Raises:
+        BadInputError: a cell holds something else.
+    """
+    found = pd.to_numeric(table[column], errors="coerce")
+    _refuse(path, table, column, found.isna() & table[column].notna(), "expected a number")
+    return found
+
+
+def _require_positive(path: Path, table: pd.DataFrame, column: str) -> None:
+    wrong = ~(np.isfinite(table[column]) & (table[column] > 0))
+    _refuse(path, table, column, wrong, "expected a number above 0")
+
+
+def _require_known(path: Path, table: pd.DataFrame, column: str) -> None:
+    _refuse(path, table, column, table[column].isna(), "expected a number in a run that is ok")
+
+
+def _refuse(path: Path, table: pd.DataFrame, column: str, wrong: pd.Series[bool], complaint: str) -> None:
+    if wrong.any():
+        row = int(wrong.to_numpy().argmax())
+        label = int(table.index[row]) + 1
+        value = table[column].iloc[row]
+        given = repr(value) if isinstance(value, str) else f"{value:g}"
+        raise BadInputError(f"{path}: row {label}, {column}: {complaint} (got {given})")
+
+
+def _listed(path: Path, number: int, row: Mapping[Hashable, Any], column: str) -> tuple[float, ...]:
+    """A cell that holds positive numbers with blanks between them."""
+    try:
+        values = tuple(float(value) for value in str(row[column]).split())
+    except ValueError:
+        values = ()
+    if not values or not all(0 < value < math.inf for value in values):
+        raise BadInputError(
+            f"{path}: row {number}, {column}: expected numbers above 0 with blanks between (got {row[column]!r})"
+        )
+    return values
+
+
+def delivered(runs: Iterable[MeasuredRun]) -> tuple[float, float]:
+    """Mean tokens in and out per request as served: answers end at an end-of-sequence token before the asked length.
+
+    Over runs that are not starved, where those completed are a fair sample of those asked.
+    """
+    fair = [run.seen for run in runs if run.ok and not run.starved]
+    if not fair:
+        raise BadInputError("measured runs: expected at least one that is ok and not starved")
+    completed = sum(seen["completed"] for seen in fair)
+    cut = sum(seen["total_output_tokens"] for seen in fair) / sum(
+        seen["completed"] * seen["pool_mean_output"] for seen in fair
+    )
+    asked_in = sum(seen["completed"] * seen["pool_mean_input"] for seen in fair) / completed
+    asked_out = sum(seen["completed"] * seen["pool_mean_output"] for seen in fair) / completed
+    return asked_in, asked_out * cut
+
+
+def lengths_of(runs: Iterable[MeasuredRun]) -> Lengths:
+    """The joint request lengths of these runs: their means, in the shape of ShareGPT."""
+    return skewed_lengths(*delivered(runs), **SHAREGPT)
+
+
+def replay(run: MeasuredRun, profile: Profile, lengths: Lengths, seed: int) -> Run:
+    """Replay a measured run in the twin: rates and ranks dealt round-robin over its adapters, Poisson arrivals."""
+    rates = _dealt(run.rates, run.adapters)
+    adapters = tuple(Adapter(f"a{i}", 1, float(rate), lengths) for i, rate in enumerate(rates))
+    requests = RateWorkload(adapters, run.seconds).requests(seed)
+    ranks = np.minimum(_dealt(run.ranks, run.adapters), run.max_rank).astype(np.int64)
+    return simulate(profile, run.slots, run.max_rank, ranks, requests, run.seconds, max_outstanding=MAX_OUTSTANDING)
+
+
+def _dealt(values: Sequence[float], count: int) -> Floats:
+    return np.resize(np.asarray(values, dtype=np.float64), count)
+
+
+def spread(
+    function: Callable[[T], R], items: Sequence[T], on_progress: Callable[[int, int], None] | None = None
+) -> list[R]:
+    """Apply ``function`` to ``items`` on all cores (the twin holds no lock while it runs), in order."""
+    pool = ThreadPoolExecutor(max_workers=cpu_count())
+    results = []
+    try:
+        for result in pool.map(function, items):
+            results.append(result)
+            if on_progress is not None:
+                on_progress(len(results), len(items))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return results
