@@ -1,1 +1,1 @@
-"""Benchmarks: speed and fidelity of the twin, quality of solvers."""
+"""Benchmarks: speed of the twin, and its fidelity to measured runs."""

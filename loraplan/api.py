@@ -10,8 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
 from loraplan.config import Config, PluginSpec, build
-from loraplan.errors import BadInputError
+from loraplan.errors import BadInputError, PluginError
 from loraplan.files import sha256
 from loraplan.oracle import ORACLES, Oracle, Predictions
 from loraplan.plan import (
@@ -29,7 +31,7 @@ from loraplan.problem import GPULoad, Problem
 from loraplan.registry import Registry, make_params, params_dict
 from objectives import OBJECTIVES, Objective
 from solvers import SOLVERS, Search, Solution, Solver
-from solvers.base import SearchStoppedError
+from solvers.base import SearchStoppedError, complaint
 
 Spec = str | Mapping[str, Any]
 """A registered name, or a mapping of ``name`` and the settings of what it names."""
@@ -60,12 +62,12 @@ def choose(registry: Registry[P], spec: Spec) -> Chosen:
     Raises:
         BadInputError: the name or a setting is unknown, or a setting has the wrong type.
     """
-    given = {"name": spec} if isinstance(spec, str) else dict(spec)
-    name = given.pop("name", None)
-    if not isinstance(name, str):
-        raise BadInputError(f"{registry.kind}: expected a name, or a mapping with a name (got {spec!r})")
-    kind = registry.get(name)
-    return Chosen(name, kind, make_params(kind.Params, given, f"{registry.kind} {name!r}"))
+    try:
+        plugin = PluginSpec.model_validate(spec)
+    except ValidationError:
+        raise BadInputError(f"{registry.kind}: expected a name, or a mapping with a name (got {spec!r:.80})") from None
+    kind = registry.get(plugin.name)
+    return Chosen(plugin.name, kind, make_params(kind.Params, plugin.params, f"{registry.kind} {plugin.name!r}"))
 
 
 def solve(
@@ -91,6 +93,7 @@ def solve(
 
     Raises:
         BadInputError: a name or setting is unknown or wrong.
+        PluginError: the solver returned something that is no plan of this problem.
     """
     if time_limit_s is not None and not time_limit_s >= 0:
         raise BadInputError(f"time_limit_s must be at least 0 (got {time_limit_s})")
@@ -113,7 +116,17 @@ def solve(
     except KeyboardInterrupt:
         solution = _best_so_far(search, "the search was interrupted")
     runtime_s = time.monotonic() - started
+    flaw = complaint(problem, solution)
+    if flaw:
+        raise PluginError(f"solver {chosen_solver.name!r} returned a wrong plan: {flaw}")
     predicted = judge.predict(solution.loads)
+    if solution.status in ("optimal", "feasible"):
+        starved = predicted.starved(problem.constraints.served_fraction)
+        if starved.any():
+            raise PluginError(
+                f"solver {chosen_solver.name!r} returned a wrong plan: it is called {solution.status}, but the oracle "
+                f"says that GPU {int(starved.argmax())} does not start or starves"
+            )
     placed = {i for load in solution.loads for i in load.adapters}
     return Plan(
         status=solution.status,

@@ -16,8 +16,8 @@ class BadInputError(LoraplanError):
     """A file, field, name or setting is wrong; the text says which, and what was expected."""
 
 
-class InfeasibleError(LoraplanError):
-    """There is no plan; the text says which adapters and which limit."""
+class PluginError(LoraplanError):
+    """A plugin broke its contract; the text says which, and how."""
 
     exit_code = 1
 

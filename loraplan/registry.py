@@ -29,7 +29,7 @@ class Registry(Generic[T]):
     """Names and the objects they stand for, imported only when asked for.
 
     Third parties add theirs by an entry point in ``group``: the entry point's name is the registered name, its value
-    ``module:attribute``. A summary is read from the first line of the object's docstring where none was given.
+    ``module:attribute``.
     """
 
     def __init__(self, kind: str, group: str) -> None:

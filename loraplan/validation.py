@@ -159,15 +159,20 @@ def route(plan: Plan, workload: Workload, seed: int) -> list[Requests]:
     Returns one stream per GPU; its adapter indices count the GPU's own adapters.
 
     Raises:
-        BadInputError: an adapter of the workload is on no GPU.
+        BadInputError: an adapter of the workload is on no GPU, or has another rank there.
     """
     homes: dict[str, list[tuple[int, int, float]]] = defaultdict(list)
     for row, gpu in enumerate(plan.gpus):
         for place, adapter in enumerate(gpu.adapters):
             homes[adapter.name].append((row, place, adapter.share))
-    missing = next((asked.name for asked in workload.adapters if asked.name not in homes), None)
-    if missing is not None:
-        raise BadInputError(f"the workload asks for adapter {missing!r}, which the plan does not place")
+    ranks = {adapter.name: adapter.rank for gpu in plan.gpus for adapter in gpu.adapters}
+    for asked in workload.adapters:
+        if asked.name not in homes:
+            raise BadInputError(f"the workload asks for adapter {asked.name!r}, which the plan does not place")
+        if asked.rank != ranks[asked.name]:
+            raise BadInputError(
+                f"adapter {asked.name!r} has rank {asked.rank} in the workload, {ranks[asked.name]} in the plan"
+            )
     requests = workload.requests(seed)
     rng = np.random.default_rng([seed, len(plan.gpus)])
     first = np.array([homes[asked.name][0][:2] for asked in workload.adapters], dtype=np.int64)

@@ -65,6 +65,16 @@ class Lengths:
         held = self.tokens_in * self.tokens_out + self.tokens_out * (self.tokens_out + 1) / 2
         return float(held.mean()) / self.mean_out
 
+    def accepted(self, max_len: int) -> float:
+        """Share of the tokens asked that a server of this ``max_model_len`` takes on.
+
+        It refuses prompts of that length or more, and ends answers there.
+        """
+        taken = self.tokens_in < max_len
+        answers = np.where(taken, np.minimum(self.tokens_out, max_len - self.tokens_in), self.tokens_out)
+        tokens = self.tokens_in + answers
+        return float(tokens[taken].sum() / tokens.sum())
+
     def draw(self, rng: np.random.Generator, n: int) -> tuple[Ints, Ints]:
         """Draw ``n`` pairs with replacement: (tokens in, tokens out), each of shape (n,)."""
         picked = rng.integers(self.tokens_in.size, size=n)

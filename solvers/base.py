@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -29,7 +31,8 @@ class Solution:
 
     Attributes:
         status: ``optimal`` (proven), ``feasible``, ``infeasible`` (proven: no plan exists) or ``unknown`` (the solver
-            found none, or was stopped before it placed every adapter).
+            found none, or was stopped before it placed every adapter). ``infeasible`` is about plans that keep each
+            adapter on one GPU, as all solvers here do.
         loads: the GPUs in use; for ``unknown`` and ``infeasible`` possibly a part of the adapters only.
         lower_bound: no plan costs less, with respect to the oracle; None where the solver proves nothing.
         reason: for ``unknown`` and ``infeasible``, one line: which adapters, which limit.
@@ -78,6 +81,28 @@ class Search:
         self.check()
         predicted = self.oracle.predict(loads)
         return ~predicted.starved(self.problem.constraints.served_fraction), predicted
+
+
+def complaint(problem: Problem, solution: Solution) -> str:
+    """What makes ``solution`` no solution of ``problem``, whatever an oracle says of it; empty if nothing does."""
+    times = Counter(i for load in solution.loads for i in load.adapters)
+    total = len(problem.adapters)
+    if not all(isinstance(i, Integral) and 0 <= i < total for i in times):
+        return f"it places adapters other than 0 to {total - 1}"
+    twice = next((i for i, count in times.items() if count > 1), None)
+    if twice is not None:
+        return f"adapter {problem.adapters[twice].name} is placed {times[twice]} times"
+    if solution.status in ("optimal", "feasible") and len(times) < total:
+        return f"it is called {solution.status}, but {total - len(times)} of {total} adapters are not placed"
+    if not all(load.adapters and load.slots >= 1 for load in solution.loads):
+        return "a GPU in use has no adapter or no slot"
+    for index, count in Counter(load.gpu_type for load in solution.loads).items():
+        if not 0 <= index < len(problem.fleet.types):
+            return f"it uses GPU type {index}, which the fleet does not have"
+        gpu_type = problem.fleet.types[index]
+        if count > gpu_type.count:
+            return f"it uses {count} of {gpu_type.count} {gpu_type.profile.name}"
+    return ""
 
 
 class Solver(ABC):

@@ -1,1 +1,1 @@
-"""The neural surrogate of the twin."""
+"""Place of the neural surrogate of the twin, which does not exist yet."""

@@ -59,6 +59,11 @@ class FluidOracle(Oracle):
         self._adapters["tokens_in"] = problem.mean_in
         self._adapters["tokens_out"] = problem.mean_out
         self._adapters["kv"] = problem.mean_kv
+        lengths = {id(adapter.lengths): adapter.lengths for adapter in problem.adapters}
+        self._accepted = []
+        for gpu_type in problem.fleet.types:
+            part = {key: law.accepted(gpu_type.profile.limits.max_model_len) for key, law in lengths.items()}
+            self._accepted.append(np.array([part[id(adapter.lengths)] for adapter in problem.adapters]))
 
     def predict(self, loads: Sequence[GPULoad]) -> Predictions:
         """Solve every load's steady state; TTFT is inf where the queue grows without end."""
@@ -72,7 +77,7 @@ class FluidOracle(Oracle):
         states = np.zeros(len(loads), dtype=STEADY)
         _solve_all(self._adapters, members, np.cumsum(sizes), starts, servers, states)
         offered = np.bincount(np.repeat(np.arange(len(loads)), sizes), self._problem.offered[members], len(loads))
-        share = states["share"].copy()
+        share = states["share"] * np.array([self._accepted_part(load) for load in loads])
         serves = starts & (offered > 0)
         return Predictions(
             starts=starts,
@@ -82,6 +87,14 @@ class FluidOracle(Oracle):
             ttft_s=np.where(serves, states["ttft_s"], np.nan),
             kv_utilisation=states["kv"].copy(),
         )
+
+    def _accepted_part(self, load: GPULoad) -> float:
+        """Share of the tokens that a server takes on, of the adapter whose requests are most often too long for it.
+
+        Of the worst adapter, not of all together: so that taking another one away never makes it worse.
+        """
+        asked = [i for i in load.adapters if self._adapters["rate"][i] > 0]
+        return float(self._accepted[load.gpu_type][asked].min()) if asked else 1.0
 
     def _server(self, load: GPULoad) -> tuple[float, ...]:
         """The server of ``load`` as a SERVER record."""

@@ -14,12 +14,14 @@ from support.oracles import small_problem
 
 import loraplan
 from loraplan.config import parse_config
-from loraplan.errors import BadInputError
+from loraplan.errors import BadInputError, PluginError
 from loraplan.oracle import ORACLES
 from loraplan.plan import Plan
-from loraplan.problem import Problem
+from loraplan.problem import GPULoad, Problem, ProblemBuilder
+from loraplan.registry import Entry
 from objectives import OBJECTIVES
-from solvers import SOLVERS
+from solvers import SOLVERS, Search, Solution, Solver
+from solvers.greedy import GreedyParams
 
 
 @cache
@@ -219,3 +221,43 @@ def test_the_front_door_opens_only_when_someone_knocks() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "loraplan" in loaded
     assert not {"numba", "numpy", "scipy", "pydantic", "solvers", "objectives", "twin", "surrogate"} & set(loaded)
+
+
+class Careless(Solver):
+    """Returns whatever it is told to."""
+
+    Params = GreedyParams
+    answer = Solution("feasible")
+
+    def __init__(self, params: GreedyParams) -> None:
+        """There is nothing to set."""
+
+    def solve(self, search: Search) -> Solution:
+        """Return the answer, right or wrong."""
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("loads", "complaint"),
+    [
+        ([], "it is called feasible, but 2 of 2 adapters are not placed"),
+        ([GPULoad(0, (0, 0), 1)], "adapter a0 is placed 2 times"),
+        ([GPULoad(0, (0, 7), 1)], "it places adapters other than 0 to 1"),
+        ([GPULoad(0, (0,), 1), GPULoad(0, (1,), 1)], "it uses 2 of 1 h100-64gb/llama-3.1-8b"),
+        ([GPULoad(3, (0, 1), 1)], "it uses GPU type 3, which the fleet does not have"),
+        ([GPULoad(0, (0, 1), 0)], "a GPU in use has no adapter or no slot"),
+        ([GPULoad(0, (0, 1), 10_000)], "the oracle says that GPU 0 does not start or starves"),
+    ],
+)
+def test_what_a_solver_returns_is_checked(
+    monkeypatch: pytest.MonkeyPatch, loads: list[GPULoad], complaint: str
+) -> None:
+    monkeypatch.setattr(Careless, "answer", Solution("feasible", tuple(loads)))
+    monkeypatch.setitem(SOLVERS._entries, "careless", Entry("careless", "tests:Careless", "wrong on purpose"))
+    monkeypatch.setitem(SOLVERS._loaded, "careless", Careless)
+    builder = ProblemBuilder().gpus("h100-64gb/llama-3.1-8b", 1)
+    for i in range(2):
+        builder.adapter(f"a{i}", 8, 0.1, tokens_in=100, tokens_out=100)
+    with pytest.raises(PluginError, match=r"^solver 'careless' returned a wrong plan: ") as raised:
+        loraplan.solve(builder.build(), solver="careless")
+    assert complaint in str(raised.value)

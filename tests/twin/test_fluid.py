@@ -290,3 +290,19 @@ def test_it_agrees_with_the_twin_on_servers_without_queues(adapters: int, total_
     assert fluid.throughput_tok_s[0] == pytest.approx(twin.throughput_tok_s[0], rel=0.03)
     assert fluid.itl_ms[0] == pytest.approx(twin.itl_ms[0], rel=0.10)
     assert fluid.kv_utilisation[0] == pytest.approx(twin.kv_utilisation[0], rel=0.15)
+
+
+def test_requests_too_long_for_the_server_are_not_served() -> None:
+    lengths = Lengths(np.array([100, 1500, 2500]), np.array([100, 1000, 100]))
+    profile = make_profile(kv_tokens=1e6, max_model_len=2000, max_num_batched_tokens=8192)
+    builder = ProblemBuilder().gpus(profile, 1).adapter("a", 8, 0.05, lengths=lengths)
+    problem = builder.adapter("b", 8, 0.05, tokens_in=100, tokens_out=100).build()
+    mixed, long, short = GPULoad(0, (0, 1), 2), GPULoad(0, (0,), 1), GPULoad(0, (1,), 1)
+    found = predict(problem, mixed, long, short)
+    # 2500 tokens of prompt are refused; 1500 + 1000 end at 2000.
+    assert found.served_fraction[1] == pytest.approx((200 + 2000) / (200 + 2000 + 2600))
+    assert found.served_fraction[2] == 1.0
+    # The worst adapter decides: a mean over adapters would not be hereditary.
+    assert found.served_fraction[0] == found.served_fraction[1]
+    twin = TwinOracle(problem, TwinParams(horizon_s=200_000)).predict([long])
+    assert twin.served_fraction[0] == pytest.approx(found.served_fraction[1], rel=0.02)
