@@ -13,14 +13,38 @@ import yaml
 from loraplan.errors import BadInputError
 
 
+class _DuplicateKeyError(ValueError):
+    """A mapping gives one key twice."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain types only, and every key once: PyYAML lets the last one win without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # Keys are compared as written: once a ``<<`` is merged, a key of its own may override one it brings.
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                written, line = (key.tag, key.value), key.start_mark.line + 1
+                if written in lines:
+                    raise _DuplicateKeyError(
+                        f"key {key.value!r:.80} is given twice, on line {lines[written]} and on line {line}"
+                    )
+                lines[written] = line
+        return node
+
+
 def parse_yaml(text: str, what: str) -> Any:
     """The data that ``text`` holds as YAML, of plain types only; ``what`` names it in messages.
 
     Raises:
-        BadInputError: it is not YAML, names an impossible date or nests too deeply.
+        BadInputError: it is not YAML, gives a key twice, names an impossible date or nests too deeply.
     """
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except _DuplicateKeyError as error:
+        raise BadInputError(f"{what}: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise BadInputError(f"{what}: not valid YAML: {' '.join(str(error).split())}") from None
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from loraplan.config import Config, build
 from loraplan.errors import BadInputError, did_you_mean
-from loraplan.plan import Plan
+from loraplan.plan import Plan, PlannedGPU
 from loraplan.profiles import Profile
 from loraplan.validation import recorded_workload, route
 from loraplan.workload import Requests
@@ -19,7 +19,7 @@ from twin.server import simulate
 
 @dataclass(frozen=True)
 class GPUReport:
-    """What the twin saw on one GPU."""
+    """What the twin saw on one GPU; nothing (``metrics`` is None) where its server does not start (memory error)."""
 
     id: str
     profile: str
@@ -27,7 +27,8 @@ class GPUReport:
     max_rank: int
     adapters: tuple[str, ...]
     horizon_s: float
-    metrics: Metrics
+    starts: bool
+    metrics: Metrics | None
 
 
 def simulate_plan(
@@ -40,7 +41,8 @@ def simulate_plan(
     """Replay the plan's workload on its GPUs, or on the one called ``gpu_id``, once.
 
     Raises:
-        BadInputError: there is no such GPU, or its server would not start.
+        BadInputError: there is no such GPU, or ``cpu_slots`` is too small for one. A server that would not start is no
+            error: its report says so.
     """
     ids = [gpu.id for gpu in plan.gpus]
     if gpu_id is not None and gpu_id not in ids:
@@ -53,11 +55,7 @@ def simulate_plan(
     ]
     reports = []
     for done, (gpu, requests) in enumerate(chosen, start=1):
-        names = tuple(adapter.name for adapter in gpu.adapters)
-        ranks = np.array([adapter.rank for adapter in gpu.adapters], dtype=np.int64)
-        profile = plan.provenance.profiles[gpu.profile]
-        horizon_s = workload.horizon_s
-        reports.append(_report(gpu.id, profile, gpu.slots, gpu.max_rank, names, ranks, requests, horizon_s, cpu_slots))
+        reports.append(_planned(plan, gpu, requests, workload.horizon_s, cpu_slots))
         if on_progress is not None:
             on_progress(done, len(chosen))
     return reports
@@ -86,6 +84,18 @@ def simulate_config(config: Config, slots: int, seed: int = 1, cpu_slots: int | 
     )
 
 
+def _planned(plan: Plan, gpu: PlannedGPU, requests: Requests, horizon_s: float, cpu_slots: int | None) -> GPUReport:
+    names = tuple(adapter.name for adapter in gpu.adapters)
+    ranks = np.array([adapter.rank for adapter in gpu.adapters], dtype=np.int64)
+    profile = plan.provenance.profiles[gpu.profile]
+    if not profile.starts(gpu.slots, gpu.max_rank):
+        return GPUReport(gpu.id, profile.name, gpu.slots, gpu.max_rank, names, horizon_s, starts=False, metrics=None)
+    try:
+        return _report(gpu.id, profile, gpu.slots, gpu.max_rank, names, ranks, requests, horizon_s, cpu_slots)
+    except BadInputError as error:
+        raise BadInputError(f"GPU {gpu.id}: {error}") from None
+
+
 def _report(
     gpu_id: str,
     profile: Profile,
@@ -98,4 +108,6 @@ def _report(
     cpu_slots: int | None,
 ) -> GPUReport:
     run = simulate(profile, slots, max_rank, ranks, requests, horizon_s, cpu_slots)
-    return GPUReport(gpu_id, profile.name, slots, max_rank, names, horizon_s, measure(run, len(names)))
+    return GPUReport(
+        gpu_id, profile.name, slots, max_rank, names, horizon_s, starts=True, metrics=measure(run, len(names))
+    )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,17 @@ from loraplan.errors import BadInputError
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+# Far above any workload; with more, sums and products would overflow, or a stream would not fit into memory.
+MOST_TOKENS = 10**9
+MOST_RANK = 1_000_000
+MOST_RATE = 1e9
+MOST_REQUESTS = 1e8
+
+
+def is_number(value: Any, kind: type = numbers.Real) -> bool:
+    """Whether ``value`` is a number of this kind, of Python or numpy; truth values are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,19 +46,29 @@ class Lengths:
     def __post_init__(self) -> None:
         """Freeze and check the arrays."""
         for name in ("tokens_in", "tokens_out"):
-            array = np.array(getattr(self, name), dtype=np.int64)
+            given = np.asarray(getattr(self, name))
+            if given.ndim != 1 or given.size == 0:
+                raise BadInputError(f"lengths: {name} must be a non-empty list")
+            if given.dtype.kind not in "iuf":  # text, truth values, integers beyond 64 bits
+                raise BadInputError(f"lengths: {name} must be numbers of tokens (got {given[0]!r:.80})")
+            # Before the cast: it would make nonsense of what no int64 holds. A nan is neither.
+            for fine, bound in ((given >= 1, "at least 1"), (given <= MOST_TOKENS, f"at most {MOST_TOKENS}")):
+                if not fine.all():
+                    raise BadInputError(f"lengths: {name} must be {bound} (got {given[np.argmin(fine)]})")
+            array = given.astype(np.int64)
             array.flags.writeable = False
             object.__setattr__(self, name, array)
-            if array.ndim != 1 or array.size == 0:
-                raise BadInputError(f"lengths: {name} must be a non-empty list")
-            if array.min() < 1:
-                raise BadInputError(f"lengths: {name} must be at least 1 (got {array.min()})")
         if self.tokens_in.shape != self.tokens_out.shape:
             raise BadInputError("lengths: tokens_in and tokens_out must have equal lengths")
 
     @classmethod
     def constant(cls, tokens_in: float, tokens_out: float) -> Lengths:
         """Every request has these lengths, rounded to whole tokens."""
+        for name, value in (("tokens_in", tokens_in), ("tokens_out", tokens_out)):
+            if not (is_number(value) and -math.inf < value < math.inf):
+                raise BadInputError(f"lengths: {name} must be a number of tokens (got {value!r:.80})")
+            if value > MOST_TOKENS:
+                raise BadInputError(f"lengths: {name} must be at most {MOST_TOKENS} (got {value!r:.80})")
         return cls(np.array([round(tokens_in)]), np.array([round(tokens_out)]))
 
     @cached_property
@@ -91,13 +113,27 @@ class Adapter:
     lengths: Lengths
 
     def __post_init__(self) -> None:
-        """Check the fields."""
+        """Check the fields; numbers of numpy become Python's."""
+        if not isinstance(self.name, str):
+            raise BadInputError(f"adapter: name must be text (got {self.name!r:.80})")
         if not self.name:
             raise BadInputError("adapter: name must not be empty")
+        if not is_number(self.rank, numbers.Integral):
+            raise BadInputError(f"adapter {self.name}: rank must be a whole number (got {self.rank!r:.80})")
         if self.rank < 1:
             raise BadInputError(f"adapter {self.name}: rank must be at least 1 (got {self.rank})")
-        if not (math.isfinite(self.rate) and self.rate >= 0):
-            raise BadInputError(f"adapter {self.name}: rate must be a number >= 0 requests/s (got {self.rate})")
+        if self.rank > MOST_RANK:
+            raise BadInputError(f"adapter {self.name}: rank must be at most {MOST_RANK} (got {self.rank!r:.80})")
+        if not (is_number(self.rate) and 0 <= self.rate < math.inf):
+            raise BadInputError(f"adapter {self.name}: rate must be a number >= 0 requests/s (got {self.rate!r:.80})")
+        if self.rate > MOST_RATE:
+            raise BadInputError(
+                f"adapter {self.name}: rate must be at most {MOST_RATE:g} requests/s (got {self.rate!r:.80})"
+            )
+        if not isinstance(self.lengths, Lengths):
+            raise BadInputError(f"adapter {self.name}: lengths must be Lengths (got {self.lengths!r:.80})")
+        object.__setattr__(self, "rank", int(self.rank))
+        object.__setattr__(self, "rate", float(self.rate))
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,8 +206,14 @@ class RateWorkload:
     arrivals: Arrivals = field(default_factory=Arrivals)
 
     def __post_init__(self) -> None:
-        """Check the horizon."""
+        """Check the horizon, and that a stream of these rates can be drawn."""
         _check_horizon(self.horizon_s)
+        expected = sum(adapter.rate for adapter in self.adapters) * self.horizon_s
+        if expected > MOST_REQUESTS:
+            raise BadInputError(
+                f"workload: {expected:.3g} requests are expected in {self.horizon_s:g} s, more than "
+                f"{MOST_REQUESTS:g}; lower the rates or the horizon"
+            )
 
     def requests(self, seed: int) -> Requests:
         """Draw one stream of all adapters, superposed."""
@@ -211,6 +253,12 @@ class TraceWorkload:
         _check_horizon(self.horizon_s)
         if not (math.isfinite(self.scale) and self.scale > 0):
             raise BadInputError(f"trace: rate_scale must be above 0 (got {self.scale})")
+        expected = len(self.recorded) * self.scale
+        if expected > MOST_REQUESTS:
+            raise BadInputError(
+                f"trace: {len(self.recorded)} requests, {self.scale:g} times as dense, are {expected:.3g}, more than "
+                f"{MOST_REQUESTS:g}; lower rate_scale"
+            )
 
     @property
     def horizon_s(self) -> float:
@@ -260,7 +308,7 @@ def _gamma(rng: np.random.Generator, rates: Floats, horizon_s: float, cv: float)
     The first arrival is the residual of a size-biased gap (a uniform part of a Gamma of shape + 1), so that the
     process has its mean rate from time 0 on.
     """
-    shape = 1.0 / cv**2
+    shape = 1.0 / max(cv, 1e-6) ** 2  # below, gaps are equal to the last bit that matters
     times: list[Floats] = []
     owners: list[Ints] = []
     for index, rate in enumerate(rates):

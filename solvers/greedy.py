@@ -16,6 +16,9 @@ from solvers.construction import conclude
 TIE = 1e-9
 """Throughputs this close, relatively, are a tie: oracles compute in floating point."""
 
+MOST_ADAPTERS = 1_000_000
+"""Test points above this are more adapters than a problem has, and more slots than a server."""
+
 
 @dataclass(frozen=True)
 class GreedyParams:
@@ -28,10 +31,12 @@ class GreedyParams:
     test_points: tuple[int, ...] = (8, 16, 32, 64, 96, 128, 160, 192, 256, 320, 384, 448, 512, 576)
 
     def __post_init__(self) -> None:
-        """Check that the test points are positive and ascend."""
+        """Check that the test points are positive, ascend and stay within reason."""
         steps = zip((0, *self.test_points), self.test_points, strict=False)
         if not self.test_points or any(after <= before for before, after in steps):
             raise BadInputError(f"greedy: test_points must be positive and ascend (got {list(self.test_points)})")
+        if self.test_points[-1] > MOST_ADAPTERS:
+            raise BadInputError(f"greedy: test_points must be at most {MOST_ADAPTERS} (got {self.test_points[-1]})")
 
 
 class Greedy(Solver):

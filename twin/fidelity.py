@@ -6,7 +6,6 @@ import csv
 import io
 import math
 import time
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from loraplan.errors import BadInputError, did_you_mean
 from loraplan.profiles import Profile
 from loraplan.workload import Lengths
 from twin.agreement import STARVED_BELOW, Errors, Labels, errors, labels, mean
-from twin.measured import IDENTITY, MeasuredRun, lengths_of, numbers, read_csv, replay, spread
+from twin.measured import IDENTITY, MeasuredRun, lengths_of, numbers, read_csv, replay, seed_of, spread
 from twin.metrics import measure
 from twin.server import Run
 from twin.step_fit import time_per_token_ms
@@ -202,11 +201,6 @@ def compare(
         )
         for i, run in enumerate(kept)
     ]
-
-
-def seed_of(run: MeasuredRun, number: int) -> int:
-    """The seed of a run's replay ``number``: its own, as one draw for all runs would bias them all to the same side."""
-    return zlib.crc32(f"{run.name}/{number}".encode())
 
 
 def lengths_by_model(runs: Sequence[MeasuredRun]) -> dict[str, Lengths]:

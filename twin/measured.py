@@ -7,6 +7,7 @@ open-loop Poisson load on one server, with its adapters, slots, rates and what a
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -212,6 +213,11 @@ def replay(run: MeasuredRun, profile: Profile, lengths: Lengths, seed: int) -> R
     requests = RateWorkload(adapters, run.seconds).requests(seed)
     ranks = np.minimum(_dealt(run.ranks, run.adapters), run.max_rank).astype(np.int64)
     return simulate(profile, run.slots, run.max_rank, ranks, requests, run.seconds, max_outstanding=MAX_OUTSTANDING)
+
+
+def seed_of(run: MeasuredRun, number: int) -> int:
+    """The seed of a run's replay ``number``: its own, as one draw for all runs would bias them all to the same side."""
+    return zlib.crc32(f"{run.name}/{number}".encode())
 
 
 def _dealt(values: Sequence[float], count: int) -> Floats:

@@ -14,6 +14,7 @@ from loraplan.plan import Plan
 from loraplan.registry import Entry
 from loraplan.simulation import GPUReport
 from loraplan.validation import GPUVerdict, Validation
+from twin.metrics import Metrics, PerAdapter
 
 MOST_ADAPTERS = 20
 """Adapters listed for a single GPU: those served worst."""
@@ -111,62 +112,68 @@ def comparison(rows: Sequence[tuple[Plan, Validation | None]]) -> None:
 def simulation(reports: Sequence[GPUReport], detailed: bool) -> None:
     """Print what the twin saw, a column per GPU; of a single one also its adapters."""
     table = new_table("", *(escape(report.id) for report in reports))
-    rows: list[tuple[str, Callable[[GPUReport], str]]] = [
+    settings: list[tuple[str, Callable[[GPUReport], str]]] = [
         ("profile", lambda r: escape(r.profile)),
         ("slots x max rank", lambda r: f"{r.slots} x {r.max_rank}"),
         ("adapters", lambda r: str(len(r.adapters))),
-        ("requests arrived", lambda r: f"{r.metrics.arrived:,}"),
-        ("requests completed", lambda r: f"{r.metrics.completed:,}"),
-        ("requests rejected", lambda r: f"{r.metrics.rejected:,}"),
-        ("offered tokens/s", lambda r: f"{r.metrics.offered_tok_s:,.1f}"),
-        ("throughput tokens/s", lambda r: f"{r.metrics.throughput_tok_s:,.1f}"),
-        ("served fraction", lambda r: percent(r.metrics.served_fraction)),
-        ("ITL mean ms", lambda r: number(r.metrics.itl_ms.mean, 1)),
-        ("ITL p50 / p95 / p99 ms", lambda r: percentiles(r.metrics.itl_ms, 1)),
-        ("TTFT mean s", lambda r: number(r.metrics.ttft_s.mean, 3)),
-        ("TTFT p50 / p95 / p99 s", lambda r: percentiles(r.metrics.ttft_s, 3)),
-        ("running, mean", lambda r: f"{r.metrics.running:.1f}"),
-        ("waiting, mean / max", lambda r: f"{r.metrics.waiting:.1f} / {r.metrics.max_waiting}"),
+    ]
+    if not all(report.starts for report in reports):
+        settings.append(("server", lambda r: "starts" if r.starts else "[red]memory error[/]"))
+    figures: list[tuple[str, Callable[[Metrics], str]]] = [
+        ("requests arrived", lambda m: f"{m.arrived:,}"),
+        ("requests completed", lambda m: f"{m.completed:,}"),
+        ("requests rejected", lambda m: f"{m.rejected:,}"),
+        ("offered tokens/s", lambda m: f"{m.offered_tok_s:,.1f}"),
+        ("throughput tokens/s", lambda m: f"{m.throughput_tok_s:,.1f}"),
+        ("served fraction", lambda m: percent(m.served_fraction)),
+        ("ITL mean ms", lambda m: number(m.itl_ms.mean, 1)),
+        ("ITL p50 / p95 / p99 ms", lambda m: percentiles(m.itl_ms, 1)),
+        ("TTFT mean s", lambda m: number(m.ttft_s.mean, 3)),
+        ("TTFT p50 / p95 / p99 s", lambda m: percentiles(m.ttft_s, 3)),
+        ("running, mean", lambda m: f"{m.running:.1f}"),
+        ("waiting, mean / max", lambda m: f"{m.waiting:.1f} / {m.max_waiting}"),
         (
             "KV in use, mean / max",
-            lambda r: f"{percent(r.metrics.kv_utilisation)} / {percent(r.metrics.max_kv_utilisation)}",
+            lambda m: f"{percent(m.kv_utilisation)} / {percent(m.max_kv_utilisation)}",
         ),
-        ("loads from CPU / disk", lambda r: f"{r.metrics.loads_from_cpu:,} / {r.metrics.loads_from_disk:,}"),
-        ("preemptions", lambda r: f"{r.metrics.preemptions:,}"),
-        ("engine steps", lambda r: f"{r.metrics.steps:,}"),
-        ("busy", lambda r: percent(r.metrics.busy_fraction)),
-        ("binding resource", lambda r: _binding(r)),
+        ("loads from CPU / disk", lambda m: f"{m.loads_from_cpu:,} / {m.loads_from_disk:,}"),
+        ("preemptions", lambda m: f"{m.preemptions:,}"),
+        ("engine steps", lambda m: f"{m.steps:,}"),
+        ("busy", lambda m: percent(m.busy_fraction)),
+        ("binding resource", lambda m: _binding(m)),
     ]
-    for title, cell in rows:
+    for title, cell in settings:
         table.add_row(title, *(cell(report) for report in reports))
+    for title, figure in figures:
+        table.add_row(title, *("-" if report.metrics is None else figure(report.metrics) for report in reports))
     out(table)
     if detailed:
         for report in reports:
-            _adapters(report)
+            if report.metrics is not None:
+                _adapters(report.adapters, report.metrics.per_adapter)
 
 
-def _adapters(report: GPUReport) -> None:
-    service = report.metrics.per_adapter
+def _adapters(names: Sequence[str], service: PerAdapter) -> None:
     worst = np.lexsort((-service.arrived, service.served_fraction))[:MOST_ADAPTERS]
     table = new_table("adapter", "arrived", "completed", "served", "TTFT mean s")
     for i in worst:
         table.add_row(
-            escape(report.adapters[i]),
+            escape(names[i]),
             f"{service.arrived[i]:,}",
             f"{service.completed[i]:,}",
             percent(service.served_fraction[i]),
             number(service.ttft_s[i], 3),
         )
     out(table)
-    if len(report.adapters) > MOST_ADAPTERS:
-        out(f"the {MOST_ADAPTERS} of {len(report.adapters)} adapters that are served worst; --json has all")
+    if len(names) > MOST_ADAPTERS:
+        out(f"the {MOST_ADAPTERS} of {len(names)} adapters that are served worst; --json has all")
 
 
-def _binding(report: GPUReport) -> str:
-    resource = report.metrics.binding
+def _binding(metrics: Metrics) -> str:
+    resource = metrics.binding
     if resource == "none":
         return "none"
-    return f"{resource} ({percent(report.metrics.blocked_fraction[resource])} of the time)"
+    return f"{resource} ({percent(metrics.blocked_fraction[resource])} of the time)"
 
 
 def entries(kind: str, listed: Sequence[Entry]) -> None:

@@ -49,6 +49,8 @@ def parse_config(
     Raises:
         BadInputError: as in ``load_config``.
     """
+    if data is None:  # what YAML makes of nothing
+        raise BadInputError(f"{source}: the file is empty")
     if not isinstance(data, Mapping):
         raise BadInputError(f"{source}: expected a mapping of settings, got {type(data).__name__}")
     changes = [_Override.parse(text, source) for text in overrides]

@@ -24,7 +24,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 from loraplan import sources
 from loraplan.errors import did_you_mean
 from loraplan.profiles import NonNegative, Positive
-from loraplan.workload import Arrivals, Floats, Lengths
+from loraplan.workload import MOST_RANK, MOST_RATE, MOST_TOKENS, Arrivals, Floats, Lengths
 
 
 def _beside_config(path: Path, info: ValidationInfo) -> Path:
@@ -37,8 +37,12 @@ def _profile_beside_config(profile: str, info: ValidationInfo) -> str:
 
 
 InputPath = Annotated[Path, AfterValidator(_beside_config)]
-Rank = Annotated[int, Field(gt=0)]
+Rank = Annotated[int, Field(gt=0, le=MOST_RANK)]
+Count = Annotated[int, Field(gt=0, le=1_000_000)]
+MeanTokens = Annotated[float, Field(ge=1, le=MOST_TOKENS, allow_inf_nan=False)]
+Spread = Annotated[float, Field(ge=0, le=sources.MOST_CV, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0)]
+Scale = Annotated[Positive, Field(le=MOST_RATE)]
 Window = tuple[NonNegative, NonNegative]
 
 
@@ -59,7 +63,7 @@ class DirichletSpec(_Part):
     """Shares of the requests drawn from a symmetric Dirichlet law."""
 
     law: Literal["dirichlet"]
-    alpha: Positive = 0.5
+    alpha: float = Field(default=0.5, gt=0, le=1e6)
     """Smaller is more skewed; arXiv 2602.24044 uses 0.5."""
 
     def weights(self, count: int, seed: int) -> Floats:
@@ -121,9 +125,9 @@ class LognormalSpec(_Part):
     """Skewed request lengths, prompt and output joint; the defaults are those of ShareGPT (arXiv 2508.08343)."""
 
     law: Literal["lognormal"]
-    input_cv: NonNegative = 1.12
+    input_cv: Spread = 1.12
     """Standard deviation / mean of the prompt tokens."""
-    output_cv: NonNegative = 1.07
+    output_cv: Spread = 1.07
     """Standard deviation / mean of the produced tokens."""
     correlation: float = Field(default=-0.3, ge=-1, le=1)
     """Correlation of prompt and produced tokens; it decides how much KV cache a running request holds."""
@@ -151,7 +155,7 @@ LengthsSpec = Annotated[LognormalSpec | ConstantSpec, Field(discriminator="law")
 class TraceAdaptersSpec(_Part):
     """The adapters that a trace's requests go to."""
 
-    count: int | None = Field(default=None, gt=0)
+    count: Count | None = None
     """How many adapters share the requests; only for a trace that names none."""
     ranks: tuple[Rank, ...] = Field(min_length=1)
     """LoRA ranks, dealt round-robin over the adapters (those named by the trace: in order of first arrival)."""
@@ -164,21 +168,21 @@ class TraceAdaptersSpec(_Part):
 class GenerateSpec(_Part):
     """Adapters made from laws."""
 
-    count: int = Field(gt=0)
+    count: Count
     """Number of adapters."""
     ranks: tuple[Rank, ...] = Field(min_length=1)
     """LoRA ranks, dealt round-robin over the adapters in random order."""
-    rates: tuple[NonNegative, ...] | None = Field(default=None, min_length=1)
+    rates: tuple[Annotated[NonNegative, Field(le=MOST_RATE)], ...] | None = Field(default=None, min_length=1)
     """Request rates (requests/s), dealt round-robin. Give these or total_rate."""
-    total_rate: Positive | None = None
+    total_rate: Annotated[Positive, Field(le=MOST_RATE)] | None = None
     """Requests/s of all adapters together, shared by popularity. Give this or rates."""
     popularity: PopularitySpec | None = None
     """How total_rate is shared; uniformly if not given."""
-    rate_scale: Positive = 1.0
+    rate_scale: Scale = 1.0
     """Multiplies every rate."""
-    input_tokens: float = Field(ge=1, allow_inf_nan=False)
+    input_tokens: MeanTokens
     """Mean prompt tokens per request."""
-    output_tokens: float = Field(ge=1, allow_inf_nan=False)
+    output_tokens: MeanTokens
     """Mean produced tokens per request."""
     seed: Seed = 0
     """Decides the shares, and which adapter gets which rank."""
@@ -225,7 +229,7 @@ class WorkloadSpec(_Part):
     """
     generate: GenerateSpec | None = None
     """Adapters made from laws, in the place of a trace or a table."""
-    rate_scale: Positive = 1.0
+    rate_scale: Scale = 1.0
     """Multiplies the rates of a trace or a table."""
     plan_window: Window | None = None
     """Seconds of the trace whose requests set the rates to plan for; the whole trace if not given."""

@@ -14,6 +14,11 @@ from loraplan.registry import Registry
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
+# Far above any server; with more, capacities and times would overflow what computes with them.
+MOST_TOKENS, MOST_MS = 10**9, 1e10
+TokenCount = Annotated[int, Field(gt=0, le=MOST_TOKENS)]
+Milliseconds = Annotated[NonNegative, Field(le=MOST_MS)]
+
 RuleSet = Literal["vllm-0.8.5", "vllm-0.32"]
 
 
@@ -27,10 +32,10 @@ class KVLaw(_Part):
     vLLM takes the memory of ``max_loras`` x ``max_lora_rank`` from the KV cache at start, whatever is loaded later.
     """
 
-    tokens: Positive
-    per_slot: NonNegative
-    per_slot_rank: Positive
-    block_tokens: int = Field(gt=0)
+    tokens: Annotated[Positive, Field(le=10 * MOST_TOKENS)]  # room for requests of the most tokens
+    per_slot: Annotated[NonNegative, Field(le=MOST_TOKENS)]
+    per_slot_rank: float = Field(ge=1e-9, le=MOST_TOKENS)  # below, slots without end
+    block_tokens: TokenCount
 
 
 class StepLaw(_Part):
@@ -46,17 +51,17 @@ class StepLaw(_Part):
     (v1/core/sched/scheduler.py), hence W.
     """
 
-    base: Positive
-    per_rank: NonNegative = 0.0
-    per_slot: NonNegative
-    per_request: NonNegative
-    per_kv_token: NonNegative
-    per_prefill_token: NonNegative
-    per_adapter: NonNegative
-    per_adapter_rank: NonNegative = 0.0
-    per_adapter_request: NonNegative = 0.0
-    per_slot_token: NonNegative = 0.0
-    per_waiting: NonNegative = 0.0
+    base: Annotated[Positive, Field(le=MOST_MS)]
+    per_rank: Milliseconds = 0.0
+    per_slot: Milliseconds
+    per_request: Milliseconds
+    per_kv_token: Milliseconds
+    per_prefill_token: Milliseconds
+    per_adapter: Milliseconds
+    per_adapter_rank: Milliseconds = 0.0
+    per_adapter_request: Milliseconds = 0.0
+    per_slot_token: Milliseconds = 0.0
+    per_waiting: Milliseconds = 0.0
 
 
 class LoadTimes(_Part):
@@ -66,10 +71,10 @@ class LoadTimes(_Part):
     disk to CPU memory first, if it is not there: ``disk + disk_per_rank * rank``.
     """
 
-    to_gpu: NonNegative
-    smaller_rank: NonNegative = 0.0
-    disk: NonNegative
-    disk_per_rank: NonNegative = 0.0
+    to_gpu: Milliseconds
+    smaller_rank: Milliseconds = 0.0
+    disk: Milliseconds
+    disk_per_rank: Milliseconds = 0.0
 
 
 class Limits(_Part):
@@ -78,10 +83,12 @@ class Limits(_Part):
     ``lora_ranks`` are the values that ``--max-lora-rank`` takes; an adapter of another rank is padded to the next one.
     """
 
-    max_model_len: int = Field(gt=0)
-    max_num_seqs: int = Field(gt=0)
-    max_num_batched_tokens: int = Field(gt=0)
-    lora_ranks: tuple[Annotated[int, Field(gt=0)], ...] = (8, 16, 32, 64, 128, 256)
+    max_model_len: TokenCount
+    max_num_seqs: TokenCount
+    max_num_batched_tokens: TokenCount
+    lora_ranks: tuple[Annotated[int, Field(gt=0, le=1_000_000)], ...] = Field(
+        default=(8, 16, 32, 64, 128, 256), min_length=1
+    )
 
 
 class Profile(_Part):
@@ -158,6 +165,8 @@ def read_profile(path: Path) -> Profile:
         BadInputError: the file is missing, not YAML, or a field is missing, unknown or wrong.
     """
     data = read_yaml(path, f"profile {path}")
+    if data is None:  # what YAML makes of nothing
+        raise BadInputError(f"profile {path}: the file is empty")
     if not isinstance(data, dict):
         raise BadInputError(f"profile {path}: expected a mapping of fields, got {type(data).__name__}")
     try:

@@ -1,6 +1,7 @@
 """Sources: where a workload comes from - a recorded trace, a table of adapters, or laws."""
 
 from loraplan.sources.laws import (
+    MOST_CV,
     LengthsLaw,
     deal,
     dirichlet_popularity,
@@ -21,6 +22,7 @@ __all__ = [
     "read_ranks",
     "read_rates",
     "LengthsLaw",
+    "MOST_CV",
     "generate_adapters",
     "skewed_lengths",
     "dirichlet_popularity",

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from loraplan.errors import BadInputError
-from loraplan.workload import Adapter, Floats, Ints, Lengths
+from loraplan.workload import MOST_TOKENS, Adapter, Floats, Ints, Lengths
 
 T = TypeVar("T")
 
@@ -20,6 +20,9 @@ LengthsLaw = Callable[[float, float], Lengths]
 
 PAIRS = 1024
 """Pairs that stand for a law of lengths; every adapter of a table may need its own (16 kB each)."""
+
+MOST_CV = 20.0
+"""Coefficients of variation above this say that almost all requests are 1 token long."""
 
 # Streams of one seed that must not depend on each other.
 _POPULARITY, _RANKS = 1, 2
@@ -35,11 +38,17 @@ def skewed_lengths(
     and 210 / 196.5; the correlation is what the KV cache held per running request needs.
 
     Raises:
-        BadInputError: a mean is below 1 token, or no lognormal pairs have that correlation.
+        BadInputError: a mean is below 1 token or absurdly large, so is a coefficient of variation, or no lognormal
+            pairs have that correlation.
     """
     for what, mean in (("tokens_in", tokens_in), ("tokens_out", tokens_out)):
         if not (math.isfinite(mean) and mean >= 1):
             raise BadInputError(f"lengths: the mean of {what} must be at least 1 (got {mean})")
+        if mean > MOST_TOKENS:
+            raise BadInputError(f"lengths: the mean of {what} must be at most {MOST_TOKENS} tokens (got {mean})")
+    for what, cv in (("input_cv", input_cv), ("output_cv", output_cv)):
+        if not 0 <= cv <= MOST_CV:
+            raise BadInputError(f"lengths: {what} must be between 0 and {MOST_CV:g} (got {cv})")
     sd_in, sd_out = (math.sqrt(math.log1p(cv**2)) for cv in (input_cv, output_cv))
     joint = _normal_correlation(sd_in, sd_out, input_cv * output_cv, correlation)
     first, second = _normal_points()
@@ -49,7 +58,7 @@ def skewed_lengths(
 
 def _normal_correlation(sd_in: float, sd_out: float, cvs: float, correlation: float) -> float:
     """The correlation of two normals whose exponentials correlate by ``correlation``."""
-    if cvs == 0:
+    if cvs < 1e-12:  # constant, to the last bit: whatever the correlation
         return 0.0
     lowest, highest = math.expm1(-sd_in * sd_out) / cvs, math.expm1(sd_in * sd_out) / cvs
     if not lowest <= correlation <= highest:

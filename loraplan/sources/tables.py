@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import yaml
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from loraplan.errors import BadInputError, did_you_mean
+from loraplan.files import read_yaml
 from loraplan.sources.laws import LengthsLaw, skewed_lengths
-from loraplan.workload import Adapter
+from loraplan.workload import MOST_RANK, MOST_RATE, MOST_TOKENS, Adapter
 
 
 class _RankRow(BaseModel):
@@ -22,16 +23,16 @@ class _RankRow(BaseModel):
     model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True, str_strip_whitespace=True)
 
     name: str = Field(min_length=1)
-    rank: int = Field(gt=0)
+    rank: int = Field(gt=0, le=MOST_RANK)
 
 
 class _RateRow(_RankRow):
     """An adapter beside a trace that does not say who asks."""
 
-    rate: float = Field(ge=0, allow_inf_nan=False)
+    rate: float = Field(ge=0, le=MOST_RATE, allow_inf_nan=False)
 
 
-_MeanTokens = Annotated[float, Field(ge=1, allow_inf_nan=False)]
+_MeanTokens = Annotated[float, Field(ge=1, le=MOST_TOKENS, allow_inf_nan=False)]
 
 
 class _FullRow(_RateRow):
@@ -75,7 +76,7 @@ def _read_rows(path: Path, row_type: type[_Row]) -> list[_Row]:
         raw = _read_yaml(path) if path.suffix in {".yaml", ".yml"} else _read_csv(path, row_type)
     except OSError as error:
         raise BadInputError(f"table {path}: {error.strerror or error}") from None
-    except (csv.Error, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (csv.Error, UnicodeDecodeError) as error:
         raise BadInputError(f"table {path}: cannot be read: {' '.join(str(error).split())}") from None
     if not raw:
         raise BadInputError(f"table {path}: it has no rows")
@@ -111,9 +112,12 @@ def _read_csv(path: Path, row_type: type[BaseModel]) -> list[dict[str, str]]:
     return [{name: cell for name, cell in row.items() if cell not in ("", None)} for row in rows]
 
 
-def _check_columns(path: Path, columns: Collection[str], row_type: type[BaseModel]) -> None:
+def _check_columns(path: Path, columns: Sequence[str], row_type: type[BaseModel]) -> None:
     if not columns:
         raise BadInputError(f"table {path}: the file is empty")
+    twice = [name for name, times in Counter(columns).items() if name and times > 1]
+    if twice:
+        raise BadInputError(f"table {path}: column {twice[0]!r} is there twice")
     for name, field in row_type.model_fields.items():
         alias = field.validation_alias
         names = [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [name]
@@ -122,7 +126,7 @@ def _check_columns(path: Path, columns: Collection[str], row_type: type[BaseMode
 
 
 def _read_yaml(path: Path) -> list[Any]:
-    data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    data = read_yaml(path, f"table {path}")
     if data is not None and not isinstance(data, list):
         raise BadInputError(f"table {path}: expected a list of adapters, got {type(data).__name__}")
     return data or []

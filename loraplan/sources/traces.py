@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from loraplan.errors import BadInputError, did_you_mean
-from loraplan.workload import Adapter, Floats, Ints, Lengths, Requests, TraceWorkload
+from loraplan.workload import MOST_TOKENS, Adapter, Floats, Ints, Lengths, Requests, TraceWorkload
 
 Window = tuple[float, float]
 
@@ -26,6 +27,12 @@ _COLUMNS = {
 }
 _DATE_TIME = "TIMESTAMP"
 _ADAPTER = "adapter"
+
+_LATEST_S = 1e12
+"""Times beyond this are no seconds, whatever they count from."""
+
+_SPARE_S, _SPARE_SHARE = 60.0, 0.1
+"""A window may end this much past the last request (seconds, or share of the window): rounding, or a quiet end."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +59,9 @@ class Trace:
 def read_trace(path: Path) -> Trace:
     """Read a trace from a CSV file with a header, or from Parquet (``.parquet``, ``.pq``).
 
-    Columns: arrived_at (seconds) or TIMESTAMP (date and time; becomes seconds since the first), num_prefill_tokens or
-    ContextTokens (>= 1), num_decode_tokens or GeneratedTokens (>= 0; 0 counts as 1), and optionally adapter. Rows may
-    come in any order; other columns are ignored.
+    Columns: arrived_at (seconds) or TIMESTAMP, num_prefill_tokens or ContextTokens (>= 1), num_decode_tokens or
+    GeneratedTokens (>= 0; 0 counts as 1), and optionally adapter. TIMESTAMP, and an arrived_at whose Parquet type is
+    date and time, become seconds since the first. Rows may come in any order; other columns are ignored.
 
     Raises:
         BadInputError: naming the file and, where one is at fault, the column and row (the first below the header is 1).
@@ -83,7 +90,7 @@ def _read_frame(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
         if path.suffix in {".parquet", ".pq"}:
             columns = _find_columns(path, list(parquet.read_schema(path).names))
             return pd.read_parquet(path, columns=list(columns.values())), columns
-        columns = _find_columns(path, list(pd.read_csv(path, nrows=0).columns))
+        columns = _find_columns(path, _header(path))
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # more cells than columns
             frame = pd.read_csv(
@@ -105,7 +112,16 @@ def _read_frame(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     return frame, columns
 
 
+def _header(path: Path) -> list[str]:
+    """The column names of a CSV file as they stand there; as a header, pandas would rename the second of two."""
+    first_row = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False)
+    return [name for name in first_row.iloc[0] if name]
+
+
 def _find_columns(path: Path, present: list[str]) -> dict[str, str]:
+    twice = [name for name, times in Counter(present).items() if times > 1]
+    if twice:
+        raise BadInputError(f"trace {path}: column {twice[0]!r} is there twice")
     columns = {_ADAPTER: _ADAPTER} if _ADAPTER in present else {}
     for name, accepted in _COLUMNS.items():
         found = [column for column in accepted if column in present]
@@ -117,12 +133,15 @@ def _find_columns(path: Path, present: list[str]) -> dict[str, str]:
 
 def _arrival_times(path: Path, column: pd.Series) -> Floats:
     """Seconds, checked; shape (rows,), in the order of the file."""
-    if column.name == _DATE_TIME:
+    if column.name == _DATE_TIME or pd.api.types.is_datetime64_any_dtype(column):
+        bare = pd.api.types.is_numeric_dtype(column) or pd.api.types.is_timedelta64_dtype(column)
+        _reject(path, column, np.full(column.size, bare), "expected a date and time")
         moments = pd.to_datetime(column, format="ISO8601", utc=True, errors="coerce")
         _reject(path, column, moments.isna().to_numpy(dtype=bool), "expected a date and time")
         return np.asarray((moments - moments.min()).dt.total_seconds(), dtype=np.float64)
     times = _numbers(path, column)
     _reject(path, column, times < 0, "must not be negative")
+    _reject(path, column, times > _LATEST_S, f"must be at most {_LATEST_S:g} s")
     return times
 
 
@@ -130,11 +149,18 @@ def _token_counts(path: Path, column: pd.Series, at_least: int) -> Ints:
     counts = _numbers(path, column)
     _reject(path, column, counts != np.floor(counts), "expected a whole number")
     _reject(path, column, counts < at_least, f"must be at least {at_least}")
+    _reject(path, column, counts > MOST_TOKENS, f"must be at most {MOST_TOKENS} tokens")
     return counts.astype(np.int64)
 
 
 def _numbers(path: Path, column: pd.Series) -> Floats:
     _reject(path, column, column.isna().to_numpy(dtype=bool), "the value is missing")
+    # All of these pandas would turn into numbers, of no unit that anyone meant.
+    types = pd.api.types
+    odd = types.is_bool_dtype(column) or types.is_timedelta64_dtype(column) or types.is_datetime64_any_dtype(column)
+    _reject(path, column, np.full(column.size, odd), "expected a number")
+    if types.is_object_dtype(column):  # may hold integers that no float holds
+        _reject(path, column, np.array([len(str(cell)) > 300 for cell in column]), "expected a number")
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
     _reject(path, column, ~np.isfinite(numbers), "expected a number")
     return numbers
@@ -174,8 +200,12 @@ def from_trace(
         seed: of the realisation.
 
     Raises:
-        BadInputError: a window has no request in it, or the trace names an adapter without a rank.
+        BadInputError: a window has no request in it or ends long after the last one, the whole trace is one moment, or
+            the trace names an adapter without a rank.
     """
+    times = trace.requests.arrival_s
+    if plan_window is None and times[0] == times[-1]:
+        raise BadInputError(f"trace {trace.path}: it spans 0 s, which gives no rates; give plan_window")
     plan_window = plan_window or trace.span_s
     replay_window = replay_window or plan_window
     seen = trace.requests.select(_within(trace, "plan_window", plan_window))
@@ -194,13 +224,19 @@ def from_trace(
 
 
 def _within(trace: Trace, name: str, window: Window) -> NDArray[np.bool_]:
-    """Which requests arrive in ``window``; at least one must."""
+    """Which requests arrive in ``window``; at least one must, and the trace must last (almost) as long as it."""
     times = trace.requests.arrival_s
     inside = (times >= window[0]) & (times < window[1])
     if not inside.any():
         raise BadInputError(
             f"trace {trace.path}: no request arrives in {name} [{window[0]:g}, {window[1]:g}]; "
             f"they arrive from {times[0]:g} to {times[-1]:g} s"
+        )
+    past = window[1] - float(times[-1])
+    if past > max(_SPARE_S, _SPARE_SHARE * (window[1] - window[0])):
+        raise BadInputError(
+            f"trace {trace.path}: {name} [{window[0]:g}, {window[1]:g}] ends {past:.6g} s past the trace, "
+            f"whose requests arrive from {times[0]:g} to {times[-1]:g} s"
         )
     return inside
 

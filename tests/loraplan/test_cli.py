@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -18,7 +19,9 @@ import yaml
 from support import plugins
 from typer.testing import CliRunner, Result
 
-from loraplan.cli import app
+import loraplan.cli
+from loraplan.api import solve_config
+from loraplan.cli import app, commands
 
 GENERATE = {
     "count": 24,
@@ -163,7 +166,8 @@ def test_validate_says_which_gpus_starve(plan: Path) -> None:
 def test_validate_replays_another_config_s_workload(plan: Path, tmp_path: Path) -> None:
     hotter = write_config(tmp_path, {"workload": {"generate": GENERATE | {"total_rate": 300}, "horizon_s": 30}})
     assert json_of("validate", plan, "--seeds", "1", "--config", hotter)["starved_gpus"] == 1
-    more = write_config(tmp_path, {"workload": {"generate": GENERATE | {"count": 25}}})
+    (tmp_path / "table.csv").write_text(TABLE_HEADER + "stranger,8,1,10,5\n")
+    more = write_config(tmp_path, {"workload": {"adapters": "table.csv"}})
     assert "which the plan does not place" in refusal("validate", plan, "--config", more)
 
 
@@ -191,6 +195,18 @@ def test_simulate_shows_a_plan_or_a_single_gpu(plan: Path, config: Path) -> None
     assert shown.stderr == ""
 
 
+def test_simulate_names_a_gpu_whose_server_does_not_start(plan: Path) -> None:
+    rewrite(plan, "gpus", 0, "slots", to=5000)
+    for options in ((), ("--gpu", "gpu-0")):
+        (gpu,) = json_of("simulate", plan, *options)["gpus"]
+        assert gpu["id"] == "gpu-0"
+        assert gpu["starts"] is False
+        assert gpu["metrics"] is None
+        shown = run("simulate", plan, *options)
+        assert shown.exit_code == 0
+        assert "memory error" in next(line for line in shown.stdout.splitlines() if line.startswith("server"))
+
+
 def test_compare_puts_solvers_side_by_side(config: Path) -> None:
     rows = json_of("compare", config, "--solvers", "greedy,best_fit", "--seeds", "1")
     assert [row["plan"]["solver"]["name"] for row in rows] == ["greedy", "best_fit"]
@@ -199,6 +215,11 @@ def test_compare_puts_solvers_side_by_side(config: Path) -> None:
     assert shown.exit_code == 0
     assert {"greedy", "best_fit"} <= {line.split()[0] for line in shown.stdout.splitlines()}
     assert shown.stderr == ""
+
+
+def test_compare_runs_a_solver_named_twice_once(config: Path) -> None:
+    rows = json_of("compare", config, "--solvers", "greedy,best_fit,greedy", "--seeds", "1")
+    assert [row["plan"]["solver"]["name"] for row in rows] == ["greedy", "best_fit"]
 
 
 @pytest.mark.parametrize(
@@ -227,6 +248,23 @@ def test_plugins_are_listed_and_used(config: Path, monkeypatch: pytest.MonkeyPat
     assert {"name": "one_each", "origin": "their-package"}.items() <= json_of("list", "solvers")[-1].items()
     made = json_of("solve", config, "--solver", "one_each", "--objective", "rent", "--set", "fleet.0.count=24")
     assert made["objective"]["value"] == 48
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["", "solve", "validate", "simulate", "compare", "list", "schema", "calibrate", "fidelity", "doctor"],
+)
+def test_help_teaches_by_example(command: str) -> None:
+    shown = " ".join(run(*command.split(), "--help").stdout.split())
+    assert "Examples:" in shown
+    assert f"loraplan {command or 'solve'} " in shown.partition("Examples:")[2] + " "
+
+
+def test_help_says_where_the_names_are_listed() -> None:
+    shown = " ".join(run("solve", "--help").stdout.split())
+    for kind in ("solvers", "objectives", "oracles"):
+        assert f"loraplan list {kind}" in shown
+    assert "loraplan list solvers" in " ".join(run("compare", "--help").stdout.split())
 
 
 # ---- no plan: exit code 1 ----
@@ -283,6 +321,81 @@ def test_ctrl_c_prints_the_best_plan_so_far(config: Path, monkeypatch: pytest.Mo
     reason = f"the search was interrupted when {placed} of 24 adapters were placed"
     assert made["reason"] == reason
     assert result.stderr == f"error: no feasible plan: {reason}\n"
+
+
+def test_ctrl_c_in_a_solver_ends_the_comparison(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugins.install(monkeypatch)
+    result = run(
+        *("compare", config, "--json", "--solvers", "greedy,best_fit", "--oracle", "interrupted"),
+        *("--set", "oracle.after=4", "--set", "oracle.capacity_tok_s=[1200]"),
+    )
+    assert result.exit_code == 130
+    (row,) = json.loads(result.stdout)
+    assert row["plan"]["solver"]["name"] == "greedy"
+    assert "interrupted" in row["plan"]["reason"]
+    assert row["validation"] is None
+    assert result.stderr == "error: the comparison was interrupted; left out: best_fit\n"
+
+
+def test_ctrl_c_ends_the_comparison_even_when_the_plan_is_complete(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def solve_until_ctrl_c(*args: Any, **kwargs: Any) -> Any:
+        made = solve_config(*args, **kwargs)
+        with contextlib.suppress(KeyboardInterrupt):  # as a search does, which returns the best so far
+            signal.raise_signal(signal.SIGINT)
+        return made
+
+    monkeypatch.setattr(commands, "solve_config", solve_until_ctrl_c)
+    before = signal.getsignal(signal.SIGINT)
+    result = run("compare", config, "--solvers", "greedy,best_fit")
+    assert signal.getsignal(signal.SIGINT) is before
+    assert result.exit_code == 130
+    assert "feasible" in result.stdout
+    assert "best_fit" not in result.stdout
+    assert result.stderr == "error: the comparison was interrupted; left out: best_fit\n"
+
+
+def test_ctrl_c_while_a_plan_is_replayed_keeps_the_plans_so_far(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "validate_plan", interrupted)
+    result = run("compare", config, "--solvers", "greedy")
+    assert result.exit_code == 130
+    assert "feasible" in result.stdout
+    assert result.stderr == "error: the comparison was interrupted\n"
+
+
+def test_ctrl_c_anywhere_else_ends_without_a_traceback(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "validate_plan", interrupted)
+    result = run("validate", plan)
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.1, 0.3, 0.6, 1.0])
+def test_ctrl_c_while_the_commands_are_imported(delay_s: float) -> None:
+    # The process says when main is about to import the commands; and then it runs checks, which take longer.
+    code = "from loraplan.cli import main; print('ready', flush=True); main()"
+    command = [sys.executable, "-c", code, "doctor"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(delay_s + 0.005)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "")
+
+
+def test_importing_the_command_line_imports_no_command() -> None:
+    code = "import sys, loraplan.cli; print([name for name in sys.modules if name.split('.')[0] in ('numpy', 'typer')])"
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert finished.stdout == "[]\n"
+    with pytest.raises(AttributeError, match="has no attribute 'ap'"):
+        _ = loraplan.cli.ap
 
 
 def write_to_pipe(pipe: Path, text: str, reader: subprocess.Popen[str]) -> None:
@@ -409,7 +522,7 @@ def test_a_bad_option_of_solve(config: Path, tmp_path: Path, options: tuple[str,
     ("content", "complaint"),
     [
         (None, "No such file or directory"),
-        (b"", "expected a mapping of settings, got NoneType"),
+        (b"", "the file is empty"),
         (bytes(range(256)), "not valid YAML"),
         (b"\x7fELF\x02\x01\x01\x00\x00", "not valid YAML"),
         (b"workload: [", "not valid YAML"),
@@ -479,6 +592,8 @@ def test_bad_settings_of_validate_and_simulate(plan: Path, config: Path) -> None
     assert refusal("simulate", config, "--slots", "5000").startswith("memory error: 5000 slots of rank 16 leave -")
     assert "give --slots N" in refusal("simulate", config)
     assert "--slots and --set are for a single GPU" in refusal("simulate", plan, "--slots", "3")
+    other = plan.rename(plan.with_suffix(".txt"))
+    assert refusal("simulate", other) == f"{other}: expected a plan (PLAN.json) or a config (CONFIG.yaml or .yml)"
     assert "a config has none yet" in refusal("simulate", config, "--gpu", "gpu-0")
 
 

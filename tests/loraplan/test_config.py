@@ -148,6 +148,55 @@ def test_generate_takes_one_law_of_rates(change: dict[str, Any], text: str) -> N
 @pytest.mark.parametrize(
     ("change", "text"),
     [
+        ({"count": 10**10}, "count: Input should be less than or equal to 1000000 (got 10000000000)"),
+        ({"ranks": [10**30]}, "ranks.0: Input should be less than or equal to 1000000 (got 1000"),
+        ({"rates": [1e300]}, "rates.0: Input should be less than or equal to 1000000000 (got 1e+300)"),
+        ({"rate_scale": 1e300}, "rate_scale: Input should be less than or equal to 1000000000 (got 1e+300)"),
+        ({"input_tokens": 1e300}, "input_tokens: Input should be less than or equal to 1000000000 (got 1e+300)"),
+        ({"output_tokens": 1e10}, "output_tokens: Input should be less than or equal to 1000000000 (got 1"),
+    ],
+)
+def test_absurd_sizes_are_named(change: dict[str, Any], text: str) -> None:
+    assert complaint(settings({"generate": GENERATE | change})).startswith(f"workload.generate.{text}")
+
+
+@pytest.mark.parametrize(
+    ("workload", "text"),
+    [
+        (TRACE | {"adapters": {"count": 10**10, "ranks": [8]}}, "adapters.count: Input should be less than or equal"),
+        (
+            {"generate": GENERATE, "lengths": {"law": "lognormal", "input_cv": 1e200}},
+            "lengths.input_cv: Input should be less than or equal to 20 (got 1e+200)",
+        ),
+        (
+            TRACE | {"adapters": {"count": 1, "ranks": [8], "popularity": {"law": "dirichlet", "alpha": 1e308}}},
+            "adapters.popularity.alpha: Input should be less than or equal to 1000000 (got 1e+308)",
+        ),
+    ],
+)
+def test_absurd_laws_are_named(workload: dict[str, Any], text: str) -> None:
+    assert complaint(settings(workload)).startswith(f"workload.{text}")
+
+
+@pytest.mark.parametrize(
+    ("workload", "text"),
+    [
+        ({"generate": GENERATE | {"rates": [1e6]}}, r"2\.16e\+10 requests are expected in 3600 s.* lower the rates or"),
+        ({"generate": GENERATE, "horizon_s": 1e12}, r"9e\+12 requests are expected in 1e\+12 s, more than 1e\+08"),
+        (
+            {"trace": "unnamed.csv", "adapters": {"count": 4, "ranks": [8]}, "rate_scale": 1e7},
+            r"100 requests, 1e\+07 times as dense, are 1e\+09, more than 1e\+08; lower rate_scale",
+        ),
+    ],
+)
+def test_a_stream_too_long_to_draw_is_refused(tmp_path: Path, workload: dict[str, Any], text: str) -> None:
+    with pytest.raises(BadInputError, match=text):
+        case(tmp_path, workload)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
         ({"solver": 3}, "solver: expected a mapping of settings (got 3)"),
         ({"solver": {"patience": 3}}, "solver.name: Field required"),
         ({"solver": ""}, "solver: String should have at least 1 character (got '')"),
@@ -168,7 +217,13 @@ def test_the_file_is_named_and_must_be_a_yaml_mapping(tmp_path: Path) -> None:
     with pytest.raises(BadInputError) as error:
         load_config(path)
     assert str(error.value).startswith(f"config {path}: seed: Input should be a valid integer")
-    for text, wrong in (("- 1", "expected a mapping of settings, got list"), ("a: [", "not valid YAML: ")):
+    for text, wrong in (
+        ("- 1", "expected a mapping of settings, got list"),
+        ("a: [", "not valid YAML: "),
+        ("", "the file is empty"),
+        ("# nothing yet\n", "the file is empty"),
+        ("seed: 1\nsolver: greedy\nsolver: greedy\n", "key 'solver' is given twice, on line 2 and on line 3"),
+    ):
         with pytest.raises(BadInputError) as error:
             load_config(write(tmp_path, text))
         assert str(error.value).startswith(f"config {path}: {wrong}")

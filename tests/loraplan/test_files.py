@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from loraplan.errors import BadInputError
-from loraplan.files import require_writable, sha256, write_text
+from loraplan.files import parse_yaml, read_yaml, require_writable, sha256, write_text
 
 
 @pytest.fixture
@@ -99,3 +99,27 @@ def test_a_digest_is_that_of_the_content(tmp_path: Path) -> None:
         sha256(tmp_path / "gone")
     with pytest.raises(BadInputError, match="Is a directory"):
         sha256(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("a: 1\nb: 2\na: 3\n", "key 'a' is given twice, on line 1 and on line 3"),
+        ("b:\n- {x: 1, 'x': 2}\n", "key 'x' is given twice, on line 2 and on line 2"),
+        ("2023-02-30", "not valid YAML: day "),
+        ("{" * 5000, "not valid YAML: maximum recursion depth exceeded"),
+        ("a: !!python/name:os.system ''", "not valid YAML: could not determine a constructor"),
+    ],
+)
+def test_wrong_yaml_is_one_line(text: str, complaint: str) -> None:
+    with pytest.raises(BadInputError) as error:
+        parse_yaml(text, "config x")
+    assert str(error.value).startswith(f"config x: {complaint}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_key_of_its_own_may_override_a_merged_one(tmp_path: Path) -> None:
+    path = tmp_path / "merged.yaml"
+    path.write_text("base: &base {x: 1, y: 2}\nown: &own {<<: *base, x: 3}\nother: {<<: [*own, *base], y: 4}\n")
+    assert read_yaml(path, "config")["own"] == {"x": 3, "y": 2}
+    assert read_yaml(path, "config")["other"] == {"x": 3, "y": 4}

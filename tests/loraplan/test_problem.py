@@ -11,7 +11,7 @@ import pytest
 from loraplan.errors import BadInputError
 from loraplan.problem import Constraints, Fleet, GPULoad, GPUType, Problem, ProblemBuilder
 from loraplan.profiles import H100_LLAMA, Profile, read_profile
-from loraplan.workload import Adapter, Lengths
+from loraplan.workload import Adapter, Lengths, RateWorkload, Requests, TraceWorkload
 
 LLAMA = read_profile(H100_LLAMA)
 SMALL = LLAMA.model_copy(update={"name": "small", "limits": LLAMA.limits.model_copy(update={"lora_ranks": (8, 16)})})
@@ -48,6 +48,20 @@ def test_a_problem_is_built_piece_by_piece() -> None:
         ({"rate": -1.0}, r"adapter b: rate must be a number >= 0 requests/s \(got -1\.0\)"),
         ({"rate": math.inf}, "adapter b: rate must be a number"),
         ({"tokens_in": None}, "adapter b: expected lengths, or tokens_in and tokens_out"),
+        ({"name": 3}, r"adapter: name must be text \(got 3\)"),
+        ({"rank": "8"}, r"adapter b: rank must be a whole number \(got '8'\)"),
+        ({"rank": 8.5}, r"adapter b: rank must be a whole number \(got 8\.5\)"),
+        ({"rank": True}, r"adapter b: rank must be a whole number \(got True\)"),
+        ({"rank": 10**30}, r"adapter b: rank must be at most 1000000 \(got 1000"),
+        ({"rate": "1"}, r"adapter b: rate must be a number >= 0 requests/s \(got '1'\)"),
+        ({"rate": 10**400}, r"adapter b: rate must be at most 1e\+09 requests/s \(got 1000"),
+        ({"rate": 1e300}, r"adapter b: rate must be at most 1e\+09 requests/s \(got 1e\+300\)"),
+        ({"lengths": (10, 10)}, r"adapter b: lengths must be Lengths \(got \(10, 10\)\)"),
+        ({"tokens_in": math.nan}, r"tokens_in must be a number of tokens \(got nan\)"),
+        ({"tokens_out": math.inf}, r"tokens_out must be a number of tokens \(got inf\)"),
+        ({"tokens_in": "10"}, r"tokens_in must be a number of tokens \(got '10'\)"),
+        ({"tokens_in": 1e300}, r"tokens_in must be at most 1000000000 \(got 1e\+300\)"),
+        ({"tokens_in": 10**400}, r"tokens_in must be at most 1000000000 \(got 1000"),
         ({"tokens_out": 0}, r"tokens_out must be at least 1 \(got 0\)"),
     ],
 )
@@ -55,6 +69,43 @@ def test_a_wrong_adapter_is_named(adapter: dict[str, Any], complaint: str) -> No
     good = {"name": "b", "rank": 8, "rate": 1.0, "tokens_in": 10, "tokens_out": 10}
     with pytest.raises(BadInputError, match=complaint):
         builder().adapter(**(good | adapter))
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    adapter = Adapter("b", np.int64(8), np.float32(0.5), Lengths.constant(np.float64(10), np.int32(5)))  # type: ignore[arg-type]
+    assert (adapter.rank, adapter.rate, adapter.lengths.mean_in, adapter.lengths.mean_out) == (8, 0.5, 10, 5)
+    assert (type(adapter.rank), type(adapter.rate)) == (int, float)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "complaint"),
+    [
+        ([1.0, math.nan], r"tokens_in must be at least 1 \(got nan\)"),
+        ([1.0, math.inf], r"tokens_in must be at most 1000000000 \(got inf\)"),
+        ([2**63], r"tokens_in must be at most 1000000000 \(got 9223372036854775808\)"),
+        ([10**30], "tokens_in must be numbers of tokens"),
+        (["8"], "tokens_in must be numbers of tokens"),
+    ],
+)
+def test_lengths_that_no_server_takes_are_refused(tokens: list[Any], complaint: str) -> None:
+    with pytest.raises(BadInputError, match=complaint):
+        Lengths(np.array(tokens), np.ones(len(tokens), dtype=np.int64))
+
+
+def test_workloads_too_large_to_draw_are_refused() -> None:
+    lengths = Lengths.constant(10, 10)
+    with pytest.raises(
+        BadInputError, match=r"^workload: 3\.6e\+09 requests are expected in 3600 s, more than 1e\+08; "
+    ):
+        RateWorkload((Adapter("a", 8, 1e6, lengths),))
+    with pytest.raises(BadInputError, match=r"inf requests are expected in .*; lower the rates or the horizon$"):
+        RateWorkload((Adapter("a", 8, 1e9, lengths),), 1e300)
+    RateWorkload((Adapter("a", 8, 1e-9, lengths),), 1e12)
+    recorded = Requests(np.arange(3.0), np.zeros(3, np.int64), np.ones(3, np.int64), np.ones(3, np.int64))
+    with pytest.raises(
+        BadInputError, match=r"^trace: 3 requests, 1e\+300 times as dense, are 3e\+300, more than 1e\+08"
+    ):
+        TraceWorkload((Adapter("a", 8, 1.0, lengths),), recorded, (0.0, 3.0), 1e300)
 
 
 def test_wrong_problems_are_refused() -> None:

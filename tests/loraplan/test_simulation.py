@@ -97,3 +97,21 @@ def test_cpu_memory_that_is_too_small_costs_loads_from_disk() -> None:
 def test_a_server_that_would_not_start_is_refused(settings: dict[str, int], complaint: str) -> None:
     with pytest.raises(BadInputError, match=complaint):
         simulate_config(config(), **settings)
+
+
+def test_a_gpu_of_a_plan_whose_server_does_not_start_is_told_apart() -> None:
+    first, *others = plan().gpus
+    broken = plan().model_copy(update={"gpus": (first.model_copy(update={"slots": 5000}), *others)})
+    reports = simulate_plan(broken, seed=4)
+    assert [report.starts for report in reports] == [False, *(True for _ in others)]
+    assert reports[0].metrics is None
+    assert (reports[0].id, reports[0].slots) == ("gpu-0", 5000)
+    among = simulate_plan(plan(), seed=4)
+    assert [report.metrics.throughput_tok_s for report in reports[1:]] == [
+        report.metrics.throughput_tok_s for report in among[1:]
+    ]
+
+
+def test_a_setting_that_does_not_fit_one_gpu_names_it() -> None:
+    with pytest.raises(BadInputError, match=r"^GPU gpu-0: cpu_slots must be at least slots"):
+        simulate_plan(plan(), cpu_slots=1)

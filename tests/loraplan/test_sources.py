@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,15 @@ def write(folder: Path, text: str, name: str = "trace.csv") -> Path:
         (HEADER.replace("arrived_at", "arrived"), "no column 'arrived_at'; did you mean 'arrived'? known: arrived, "),
         (HEADER + "0,1,1,4\n1,2,3,4\n", "rows have more cells than there are columns"),
         (HEADER + "0,1,1\n1,2,3,4\n", "cannot be read: "),
+        (HEADER + "0,1,1\n1700000000000,1,1\n", "row 2, arrived_at: must be at most 1e+12 s (got 1700000000000)"),
+        (HEADER + "True,1,1\n", "row 1, arrived_at: expected a number (got True)"),
+        (HEADER + "0,1,False\n", "row 1, num_decode_tokens: expected a number (got False)"),
+        (HEADER + "0,1,1\n1,10000000000000000000,1\n", "row 2, num_prefill_tokens: must be at most 1000000000 tokens"),
+        (HEADER + "0,1,1e300\n", "row 1, num_decode_tokens: must be at most 1000000000 tokens (got 1e+300)"),
+        (HEADER + "0,1,1\n1" + "0" * 400 + ",1,1\n", "row 2, arrived_at: expected a number (got 1000"),
+        (HEADER + "0,1,1\n1" + "0" * 9000 + ",1,1\n", "row 2, arrived_at: expected a number (got "),
+        (AZURE + "1700000000,1,1\n", "row 1, TIMESTAMP: expected a date and time (got 1700000000)"),
+        ("\ufeff" + HEADER.strip() + ",arrived_at,,\n0,1,1,2,,\n", "column 'arrived_at' is there twice"),
     ],
 )
 def test_a_wrong_trace_is_named_with_file_row_and_column(tmp_path: Path, text: str, complaint: str) -> None:
@@ -120,6 +130,49 @@ def test_parquet_and_csv_agree(tmp_path: Path) -> None:
         np.testing.assert_array_equal(getattr(first.requests, name), getattr(second.requests, name))
 
 
+def parquet_trace(folder: Path, **columns: object) -> Path:
+    path = folder / "typed.parquet"
+    data = {"arrived_at": [0.0, 1.0], "num_prefill_tokens": [1, 2], "num_decode_tokens": [3, 4]}
+    pd.DataFrame(data | columns).to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("zone", [None, "UTC", "Europe/Berlin"])
+def test_dates_and_times_of_a_parquet_file_become_seconds_since_the_first(tmp_path: Path, zone: str | None) -> None:
+    moments = pd.to_datetime(pd.Series(["2024-05-10 00:00:02.5", "2024-05-10 00:00:00.0"])).dt.tz_localize(zone)
+    for unit in ("ns", "us", "ms"):
+        trace = read_trace(parquet_trace(tmp_path, arrived_at=moments.dt.as_unit(unit)))
+        np.testing.assert_allclose(trace.requests.arrival_s, [0.0, 2.5])
+        np.testing.assert_array_equal(trace.requests.tokens_in, [2, 1])
+
+
+@pytest.mark.parametrize(
+    ("columns", "complaint"),
+    [
+        (
+            {"arrived_at": pd.to_timedelta([1, 2], unit="s")},
+            "row 1, arrived_at: expected a number (got 0 days 00:00:01)",
+        ),
+        ({"arrived_at": [True, False]}, "row 1, arrived_at: expected a number (got True)"),
+        ({"arrived_at": pd.to_datetime(["2024-05-10", None])}, "row 2, arrived_at: expected a date and time"),
+        ({"arrived_at": [datetime.time(1), datetime.time(2)]}, "row 1, arrived_at: expected a number (got 01:00:00)"),
+        ({"TIMESTAMP": [1.5, 2.5], "arrived_at": [0.0, np.inf]}, "row 2, arrived_at: expected a number (got inf)"),
+        (
+            {"num_prefill_tokens": pd.to_datetime(["2024-05-10", "2024-05-11"])},
+            "row 1, num_prefill_tokens: expected a number (got 2024-05-10 00:00:00)",
+        ),
+        ({"num_decode_tokens": [1, 2**63]}, "row 2, num_decode_tokens: must be at most 1000000000 tokens"),
+    ],
+)
+def test_parquet_types_that_are_no_numbers_are_refused(
+    tmp_path: Path, columns: dict[str, object], complaint: str
+) -> None:
+    path = parquet_trace(tmp_path, **columns)
+    with pytest.raises(BadInputError) as error:
+        read_trace(path)
+    assert str(error.value).startswith(f"trace {path}: {complaint}")
+
+
 def test_the_real_azure_trace_reads_as_documented() -> None:
     trace = read_trace(data_file("traces/azure_llm_2023_conv.csv"))
     assert len(trace.requests) == 19_366
@@ -142,6 +195,13 @@ def test_the_real_azure_trace_reads_as_documented() -> None:
         (TABLE + "a,8,-1,2,3\n", "row 1, rate: Input should be greater than or equal to 0 (got '-1')"),
         (TABLE + "a,8,nan,2,3\n", "row 1, rate: Input should be a finite number"),
         (TABLE + "a,8,1,0.5,3\n", "row 1, tokens_in: Input should be greater than or equal to 1 (got '0.5')"),
+        (TABLE + "a,8,1,1e300,3\n", "row 1, tokens_in: Input should be less than or equal to 1000000000 (got '1e300')"),
+        (TABLE + "a,8,1e300,2,3\n", "row 1, rate: Input should be less than or equal to 1000000000 (got '1e300')"),
+        (
+            TABLE + "a,1" + "0" * 30 + ",1,2,3\n",
+            "row 1, rank: Input should be less than or equal to 1000000 (got '1000",
+        ),
+        (TABLE.strip() + ",rate\na,8,1,2,3,2\n", "column 'rate' is there twice"),
         (TABLE.replace("rank", "ranks"), "no column 'rank'; did you mean 'ranks'? known: name, ranks, "),
     ],
 )
@@ -157,7 +217,10 @@ def test_a_wrong_table_is_named_with_file_row_and_field(tmp_path: Path, text: st
     [
         ("", "it has no rows"),
         ("a: 1", "expected a list of adapters, got dict"),
-        ("[", "cannot be read: "),
+        ("[", "not valid YAML: "),
+        ("- {name: a, rank: 8, seen: 2023-02-30}", "not valid YAML: day "),
+        ("[" * 5000, "not valid YAML: maximum recursion depth exceeded"),
+        ("- {name: a, rank: 8, name: b}", "key 'name' is given twice, on line 1 and on line 1"),
         ("- 3", "row 1: expected a mapping (got 3)"),
         ("- {name: a, rank: 8}", "row 1, rate: Field required"),
     ],
@@ -223,6 +286,28 @@ def test_lengths_without_spread_are_constant() -> None:
 def test_impossible_correlations_are_refused(correlation: float) -> None:
     with pytest.raises(BadInputError, match=r"correlate by -0\.45 to 1\.00 \(got"):
         skewed_lengths(200, 200, correlation=correlation)
+
+
+@pytest.mark.parametrize("cv", [-0.1, 21.0, 1e200, float("nan")])
+def test_impossible_spreads_are_refused(cv: float) -> None:
+    with pytest.raises(BadInputError, match="lengths: input_cv must be between 0 and 20"):
+        skewed_lengths(200, 200, input_cv=cv)
+    with pytest.raises(BadInputError, match="lengths: output_cv must be between 0 and 20"):
+        skewed_lengths(200, 200, output_cv=cv)
+
+
+def test_the_largest_and_the_smallest_spreads_make_lengths() -> None:
+    assert skewed_lengths(200, 200, input_cv=20.0, correlation=0.0).mean_in == pytest.approx(200, rel=0.01)
+    for correlation in (0.0, -0.3):
+        assert set(skewed_lengths(200, 200, input_cv=1e-200, correlation=correlation).tokens_in) == {200}
+
+
+@pytest.mark.parametrize("mean", [1e10, 1e300])
+def test_lengths_beyond_all_servers_are_refused(mean: float) -> None:
+    with pytest.raises(BadInputError, match=r"mean of tokens_in must be at most 1000000000 tokens \(got"):
+        skewed_lengths(mean, 2)
+    with pytest.raises(BadInputError, match="tokens_out must be at most 1000000000"):
+        skewed_lengths(2, 0.9e9)  # the long ones of them
 
 
 def test_lengths_below_one_token_are_refused() -> None:
@@ -326,6 +411,29 @@ def test_an_empty_window_is_named(tmp_path: Path, windows: dict[str, tuple[float
     with pytest.raises(BadInputError) as error:
         from_trace(trace, {"a": 8, "b": 8}, **windows)  # type: ignore[arg-type]
     assert complaint in str(error.value)
+
+
+@pytest.mark.parametrize("rows", ["5,10,1\n", "5,10,1\n5,20,1\n"])
+def test_a_trace_of_one_moment_needs_a_plan_window(tmp_path: Path, rows: str) -> None:
+    trace = read_trace(write(tmp_path, HEADER + rows))
+    with pytest.raises(BadInputError, match=r"trace\.csv: it spans 0 s, which gives no rates; give plan_window$"):
+        from_trace(trace, {"x": 8}, replay_window=(0, 10), popularity=uniform_popularity(1))
+    planned = from_trace(trace, {"x": 8}, plan_window=(0, 10), popularity=uniform_popularity(1))
+    assert planned.adapters[0].rate == len(trace.requests) / 10
+
+
+def test_a_window_that_ends_long_after_the_trace_is_refused(tmp_path: Path) -> None:
+    trace = read_trace(write(tmp_path, NAMED + "0,10,1,a\n900,30,3,a\n"))
+    for name in ("plan_window", "replay_window"):
+        with pytest.raises(BadInputError) as error:
+            from_trace(trace, {"a": 8}, **{name: (800, 3600)})  # type: ignore[arg-type]
+        assert str(error.value).endswith(
+            f"{name} [800, 3600] ends 2700 s past the trace, whose requests arrive from 0 to 900 s"
+        )
+    for end in (960, 1000):  # by 60 s, or by 10 % of the window
+        assert from_trace(trace, {"a": 8}, plan_window=(0, end)).horizon_s == end
+    with pytest.raises(BadInputError, match=r"replay_window \[0, 1e\+300\] ends 1e\+300 s past the trace"):
+        from_trace(trace, {"a": 8}, replay_window=(0, 1e300))
 
 
 def test_an_adapter_that_the_table_lacks_is_named(tmp_path: Path) -> None:

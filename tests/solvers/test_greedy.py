@@ -203,3 +203,9 @@ def test_a_search_that_is_stopped_leaves_the_committed_blocks() -> None:
 def test_test_points_must_ascend(test_points: tuple[int, ...]) -> None:
     with pytest.raises(BadInputError, match="ascend"):
         GreedyParams(test_points)
+
+
+def test_test_points_stay_within_reason() -> None:
+    with pytest.raises(BadInputError, match=r"test_points must be at most 1000000 \(got 100000000000000000000000\)"):
+        GreedyParams((8, 10**23))
+    assert GreedyParams((1_000_000,)).test_points == (1_000_000,)

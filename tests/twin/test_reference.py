@@ -149,15 +149,15 @@ def test_step_law_adds_every_term(simulator: Any) -> None:
             "per_prefill_token": 0.001,
             "per_adapter_request": 0.0001,
             "per_rank": 20000.0,
-            "per_slot_token": 7e6,
-            "per_waiting": 3e9,
+            "per_slot_token": 7e4,
+            "per_waiting": 3e6,
         },
         max_num_seqs=2,
     )
     run = by_hand(simulator, profile, make_requests([0, 0, 0], [0, 1, 1], [2, 3, 4], [2, 1, 1]), horizon_s=1e8)
     fixed = 1000 + 0.01 * 8 + 20000 * 16
-    first = fixed + 100 * 2 + 10 * 5 + 1 * 2 + 0.1 * 2 * 16 + 0.001 * 5 + 0.0001 * 2 * 2 + 7e6 * 8 * 5 + 3e9 * 1
-    second = fixed + 100 * 2 + 10 * 7 + 1 * 2 + 0.1 * 2 * 16 + 0.001 * 4 + 0.0001 * 2 * 2 + 7e6 * 8 * 5
+    first = fixed + 100 * 2 + 10 * 5 + 1 * 2 + 0.1 * 2 * 16 + 0.001 * 5 + 0.0001 * 2 * 2 + 7e4 * 8 * 5 + 3e6 * 1
+    second = fixed + 100 * 2 + 10 * 7 + 1 * 2 + 0.1 * 2 * 16 + 0.001 * 4 + 0.0001 * 2 * 2 + 7e4 * 8 * 5
     end = (first + second) / 1000
     np.testing.assert_allclose(run.first_token_s, [first / 1000, first / 1000, end])
     np.testing.assert_allclose(run.finish_s, [end, first / 1000, end])

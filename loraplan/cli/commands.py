@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from enum import StrEnum
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import Annotated, Any
 import typer
 
 from loraplan.api import solve_config
+from loraplan.cli import INTERRUPTED, show, terminal
 from loraplan.cli import doctor as checks
-from loraplan.cli import show, terminal
 from loraplan.cli.calibrate import calibrate
 from loraplan.cli.fidelity import fidelity
-from loraplan.cli.group import ErrorsInOneLine
+from loraplan.cli.group import ErrorsInOneLine, examples, interrupts
 from loraplan.config import Config, build, load_config
 from loraplan.errors import BadInputError
 from loraplan.files import require_writable
@@ -24,6 +25,7 @@ from loraplan.plan import Plan, read_plan
 from loraplan.profiles import PROFILES
 from loraplan.registry import Registry
 from loraplan.simulation import GPUReport, simulate_config, simulate_plan
+from loraplan.validation import Validation
 from loraplan.validation import validate as validate_plan
 from objectives import OBJECTIVES
 from solvers import SOLVERS
@@ -34,7 +36,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     help="Plan which LoRA adapters go on which GPU of a vLLM fleet, and how many adapter slots each server gets.\n\n"
-    "Exit codes: 0 done; 1 no feasible plan; 2 bad input.",
+    "Exit codes: 0 done; 1 no feasible plan; 2 bad input; 130 interrupted.",
+    epilog=examples("solve config.yaml -o plan.json", "validate plan.json", "simulate plan.json --gpu gpu-0"),
 )
 
 ConfigArgument = Annotated[
@@ -46,8 +49,18 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the config: `--set workload.rate_scale=2`."),
 ]
-ObjectiveOption = Annotated[str | None, typer.Option("--objective", metavar="NAME", help="Instead of the config's.")]
-OracleOption = Annotated[str | None, typer.Option("--oracle", metavar="NAME", help="Instead of the config's.")]
+SolverOption = Annotated[
+    str | None,
+    typer.Option("--solver", metavar="NAME", help="Instead of the config's; `loraplan list solvers` names them."),
+]
+ObjectiveOption = Annotated[
+    str | None,
+    typer.Option("--objective", metavar="NAME", help="Instead of the config's; `loraplan list objectives` names them."),
+]
+OracleOption = Annotated[
+    str | None,
+    typer.Option("--oracle", metavar="NAME", help="Instead of the config's; `loraplan list oracles` names them."),
+]
 SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Instead of the config's.")]
 TimeLimitOption = Annotated[
     float | None, typer.Option("--time-limit", min=0, metavar="S", help="Stop after S seconds with the best so far.")
@@ -71,10 +84,14 @@ class Schema(StrEnum):
     config = "config"
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "solve config.yaml -o plan.json", "solve config.yaml --solver best_fit --set fleet.0.count=8 --time-limit 60"
+    )
+)
 def solve(
     config: ConfigArgument,
-    solver: Annotated[str | None, typer.Option("--solver", metavar="NAME", help="Instead of the config's.")] = None,
+    solver: SolverOption = None,
     objective: ObjectiveOption = None,
     oracle: OracleOption = None,
     time_limit: TimeLimitOption = None,
@@ -103,7 +120,7 @@ def solve(
         terminal.note(f"plan written to {output}; next: loraplan validate {output}")
 
 
-@app.command()
+@app.command(epilog=examples("validate plan.json", "validate plan.json --seeds 10 --config busier.yaml"))
 def validate(
     plan: PlanArgument,
     seeds: SeedsOption = 3,
@@ -130,7 +147,7 @@ def validate(
         show.validation(validation, made)
 
 
-@app.command()
+@app.command(epilog=examples("simulate plan.json", "simulate plan.json --gpu gpu-0", "simulate config.yaml --slots 64"))
 def simulate(
     file: Annotated[
         Path, typer.Argument(metavar="PLAN.json|CONFIG.yaml", help="A plan, or a config for a single GPU.")
@@ -148,7 +165,9 @@ def simulate(
 ) -> None:
     """Run the digital twin once: the GPUs of a plan, or one GPU that gets the whole workload of a config.
 
-    With a config the single GPU is the fleet's first, with `--slots` slots and all adapters of the workload on it.
+    With a config the single GPU is the fleet's first, with `--slots` slots and all adapters of the workload on it. The
+    suffix tells what the file is: .json a plan, .yaml or .yml a config. A GPU of a plan whose server would not start
+    shows up with a memory error.
     """
     with terminal.progress("simulating") as advance:
         reports = _simulate(file, gpu, slots, cpu_slots, seed, changes, advance)
@@ -158,10 +177,12 @@ def simulate(
         show.simulation(reports, detailed=gpu is not None or len(reports) == 1)
 
 
-@app.command()
+@app.command(epilog=examples("compare config.yaml --solvers greedy,best_fit --time-limit 60"))
 def compare(
     config: ConfigArgument,
-    solvers: Annotated[str, typer.Option("--solvers", metavar="A,B", help="Registered solvers, with commas between.")],
+    solvers: Annotated[
+        str, typer.Option("--solvers", metavar="A,B", help="Names from `loraplan list solvers`, commas between.")
+    ],
     objective: ObjectiveOption = None,
     oracle: OracleOption = None,
     time_limit: TimeLimitOption = None,
@@ -170,32 +191,33 @@ def compare(
     changes: SetOption = None,
     as_json: JSONOption = False,
 ) -> None:
-    """Solve one config with several solvers, validate every plan in the twin, and print them side by side."""
-    names = [name.strip() for name in solvers.split(",") if name.strip()]
+    """Solve one config with several solvers, validate every plan in the twin, and print them side by side.
+
+    `loraplan list solvers` names the solvers. Ctrl-C ends the comparison with what has been compared so far.
+    """
+    names = list(dict.fromkeys(name.strip() for name in solvers.split(",") if name.strip()))
     for name in names:
         SOLVERS.entry(name)
     if not names:
         raise BadInputError("--solvers: expected at least one name")
-    rows: list[tuple[Plan, Any]] = []
-    for name in names:
-        plan = _solve(_read(config, name, objective, oracle, time_limit, seed, changes))
-        validation = None
-        if plan.complete:
-            with terminal.progress(f"{name}: replaying in the twin") as advance:
-                validation = validate_plan(plan, None, seeds, on_progress=advance)
-        rows.append((plan, validation))
+    configs = [_read(config, name, objective, oracle, time_limit, seed, changes) for name in names]
+    rows, interrupted = _compare(configs, seeds)
     if as_json:
         terminal.print_json(
             [{"plan": json.loads(plan.to_json()), "validation": validation} for plan, validation in rows]
         )
-    else:
+    elif rows:
         show.comparison(rows)
+    if interrupted:
+        left = names[len(rows) :]
+        terminal.error("the comparison was interrupted" + (f"; left out: {', '.join(left)}" if left else ""))
+        raise typer.Exit(INTERRUPTED)
     if not any(plan.complete for plan, _ in rows):
         terminal.error(f"no feasible plan: {rows[0][0].reason}")
         raise typer.Exit(1)
 
 
-@app.command(name="list")
+@app.command(name="list", epilog=examples("list solvers", "list profiles --json"))
 def list_names(
     kind: Annotated[Listed, typer.Argument(help="What to list.")],
     as_json: JSONOption = False,
@@ -214,18 +236,20 @@ def list_names(
         show.entries(kind.value, entries)
 
 
-@app.command()
+@app.command(epilog=examples("schema plan", "schema config > config.schema.json"))
 def schema(kind: Annotated[Schema, typer.Argument(help="Which format.")]) -> None:
     """Print the JSON schema of a file format."""
     model = Plan if kind is Schema.plan else Config
     typer.echo(json.dumps(model.model_json_schema(), indent=1))
 
 
-app.command()(calibrate)
-app.command()(fidelity)
+app.command(epilog=examples("calibrate --from-runs measured/ -o my-gpu.yaml --name my-gpu"))(calibrate)
+app.command(
+    epilog=examples("fidelity --runs runs.csv", "fidelity --runs runs.csv --profile my-model=my-gpu.yaml -o errors.csv")
+)(fidelity)
 
 
-@app.command()
+@app.command(epilog=examples("doctor", "doctor --json"))
 def doctor(as_json: JSONOption = False) -> None:
     """Check the installation: versions, packages from one place, the twin compiled and its speed."""
     with terminal.progress("checking") as advance:
@@ -236,11 +260,6 @@ def doctor(as_json: JSONOption = False) -> None:
         show.checks(found)
     if not all(check.ok for check in found):
         raise typer.Exit(1)
-
-
-def main() -> None:
-    """Run the command line."""
-    app()
 
 
 def _read(
@@ -263,6 +282,29 @@ def _solve(config: Config) -> Plan:
         return solve_config(config, on_progress=lambda placed, total, gpus: advance(placed, total, f"{gpus} GPUs"))
 
 
+def _compare(configs: Sequence[Config], seeds: int) -> tuple[list[tuple[Plan, Validation | None]], bool]:
+    """Solve and validate one by one; also whether Ctrl-C ended that early."""
+    rows: list[tuple[Plan, Validation | None]] = []
+    for config in configs:
+        try:
+            with interrupts() as pressed:
+                plan = _solve(config)
+        except KeyboardInterrupt:  # before or after the search, which itself ends with a plan
+            return rows, True
+        interrupted = pressed.is_set() or plan.reason.startswith("the search was interrupted")
+        validation = None
+        if plan.complete and not interrupted:
+            try:
+                with terminal.progress(f"{config.solver.name}: replaying in the twin") as advance:
+                    validation = validate_plan(plan, None, seeds, on_progress=advance)
+            except KeyboardInterrupt:
+                interrupted = True
+        rows.append((plan, validation))
+        if interrupted:
+            return rows, True
+    return rows, False
+
+
 def _simulate(
     file: Path,
     gpu: str | None,
@@ -272,7 +314,10 @@ def _simulate(
     changes: list[str] | None,
     advance: terminal.Advance,
 ) -> list[GPUReport]:
-    if file.suffix == ".json":
+    suffix = file.suffix.lower()
+    if suffix not in (".json", ".yaml", ".yml"):
+        raise BadInputError(f"{file}: expected a plan (PLAN.json) or a config (CONFIG.yaml or .yml)")
+    if suffix == ".json":
         if slots is not None or changes:
             raise BadInputError("--slots and --set are for a single GPU of a config; a plan says its own")
         return simulate_plan(read_plan(file), gpu, seed, cpu_slots, advance)
