@@ -175,10 +175,10 @@ def read_profile(path: Path) -> Profile:
         raise BadInputError(f"profile {path}: {first_problem(error)}") from None
 
 
-def load_profile(name: str, base: Path | None = None) -> Profile:
-    """The profile registered as ``name``, or read from the file ``name`` (``.yaml``), relative to ``base``."""
+def load_profile(name: str) -> Profile:
+    """The profile registered as ``name``, or read from the file ``name`` (``.yaml``)."""
     if name.endswith((".yaml", ".yml")):
-        return read_profile((base or Path()) / name)
+        return read_profile(Path(name))
     return read_profile(PROFILES.get(name))
 
 

@@ -57,9 +57,9 @@ def test_every_registered_profile_loads_under_its_name(name: str) -> None:
 
 def test_profiles_load_from_files_relative_to_a_folder(tmp_path: Path) -> None:
     (tmp_path / "own.yml").write_text(H100_LLAMA.read_text())
-    assert load_profile("own.yml", tmp_path) == LLAMA
+    assert load_profile(str(tmp_path / "own.yml")) == LLAMA
     with pytest.raises(BadInputError, match=r"absent\.yaml: No such file"):
-        load_profile("absent.yaml", tmp_path)
+        load_profile(str(tmp_path / "absent.yaml"))
     with pytest.raises(BadInputError, match="unknown profile 'h100'"):
         load_profile("h100")
 
