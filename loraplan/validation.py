@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from loraplan.plan import Plan, PlannedGPU
 from loraplan.profiles import Profile
 from loraplan.workload import Requests, Workload
 from twin.metrics import Metrics, measure
+from twin.parallel import spread
 from twin.server import simulate
 
 FIRST_FRESH_SEED = 1_000_000
@@ -126,28 +125,17 @@ def validate(
     if not chosen:
         raise BadInputError("seeds: expected at least one")
     workload = workload or recorded_workload(plan)
+    horizon_s = workload.horizon_s
+    seen: dict[str, list[Metrics]] = {gpu.id: [] for gpu in plan.gpus if starts(plan, gpu)}
     tasks = [
-        (seed, gpu, requests)
+        (gpu, requests)
         for seed in chosen
         for gpu, requests in zip(plan.gpus, route(plan, workload, seed), strict=True)
+        if gpu.id in seen
     ]
-    seen: dict[str, list[Metrics]] = {gpu.id: [] for gpu in plan.gpus if starts(plan, gpu)}
-    pool = ThreadPoolExecutor(max_workers=os.cpu_count())
-    try:
-        runs = {
-            pool.submit(simulate_gpu, plan, gpu, requests, workload.horizon_s): (gpu.id, seed)
-            for seed, gpu, requests in tasks
-            if gpu.id in seen
-        }
-        results = {}
-        for done, future in enumerate(as_completed(runs), start=1):
-            results[runs[future]] = future.result()
-            if on_progress is not None:
-                on_progress(done, len(runs))
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-    for gpu_id, seed in sorted(results):
-        seen[gpu_id].append(results[gpu_id, seed])
+    results = spread(lambda task: simulate_gpu(plan, *task, horizon_s), tasks, on_progress)
+    for (gpu, _), metrics in zip(tasks, results, strict=True):
+        seen[gpu.id].append(metrics)
     limit = plan.provenance.served_fraction
     verdicts = tuple(_verdict(gpu.id, seen.get(gpu.id, []), limit) for gpu in plan.gpus)
     return Validation(sum(v.starved for v in verdicts), verdicts, chosen, workload.horizon_s, limit)

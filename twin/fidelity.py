@@ -16,8 +16,9 @@ from loraplan.errors import BadInputError, did_you_mean
 from loraplan.profiles import Profile
 from loraplan.workload import Lengths
 from twin.agreement import STARVED_BELOW, Errors, Labels, errors, labels, mean
-from twin.measured import IDENTITY, MeasuredRun, lengths_of, numbers, read_csv, replay, seed_of, spread
+from twin.measured import IDENTITY, MeasuredRun, lengths_of, numbers, read_csv, replay, seed_of
 from twin.metrics import measure
+from twin.parallel import spread
 from twin.server import Run
 from twin.step_fit import time_per_token_ms
 

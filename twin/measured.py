@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from os import cpu_count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -55,9 +53,6 @@ MAX_OUTSTANDING = 27_000
 SHAREGPT = {"input_cv": 1.12, "output_cv": 1.07, "correlation": -0.255}
 """Shape of the requests' lengths: coefficients of variation as published; the correlation is what makes a running
 request hold the KV tokens that these runs show (356, without the padding of its last block)."""
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,19 +217,3 @@ def seed_of(run: MeasuredRun, number: int) -> int:
 
 def _dealt(values: Sequence[float], count: int) -> Floats:
     return np.resize(np.asarray(values, dtype=np.float64), count)
-
-
-def spread(
-    function: Callable[[T], R], items: Sequence[T], on_progress: Callable[[int, int], None] | None = None
-) -> list[R]:
-    """Apply ``function`` to ``items`` on all cores (the twin holds no lock while it runs), in order."""
-    pool = ThreadPoolExecutor(max_workers=cpu_count())
-    results = []
-    try:
-        for result in pool.map(function, items):
-            results.append(result)
-            if on_progress is not None:
-                on_progress(len(results), len(items))
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-    return results

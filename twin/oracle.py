@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,6 +14,7 @@ from loraplan.oracle import Oracle, Predictions
 from loraplan.problem import GPULoad, Problem
 from loraplan.workload import Arrivals, RateWorkload
 from twin.metrics import Metrics, measure
+from twin.parallel import spread
 from twin.server import simulate
 
 Row = tuple[bool, float, float, float, float, float]
@@ -61,14 +60,7 @@ class TwinOracle(Oracle):
     def predict(self, loads: Sequence[GPULoad]) -> Predictions:
         """Simulate those loads that were not simulated before."""
         new = list(dict.fromkeys(load for load in loads if load not in self._known))
-        if len(new) == 1:
-            self._known[new[0]] = self._simulate(new[0])
-        elif new:
-            pool = ThreadPoolExecutor(max_workers=os.cpu_count())
-            try:
-                self._known.update(zip(new, pool.map(self._simulate, new), strict=True))
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        self._known.update(zip(new, spread(self._simulate, new), strict=True))
         columns = list(zip(*(self._known[load] for load in loads), strict=True)) or [()] * 6
         return Predictions(np.array(columns[0], dtype=np.bool_), *(np.array(c, dtype=np.float64) for c in columns[1:]))
 

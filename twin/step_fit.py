@@ -18,7 +18,8 @@ from scipy.optimize import nnls
 
 from loraplan.profiles import LoadTimes, Profile, StepLaw
 from loraplan.workload import Floats, Lengths
-from twin.measured import MeasuredRun, replay, seed_of, spread
+from twin.measured import MeasuredRun, replay, seed_of
+from twin.parallel import spread
 from twin.server import Run
 from twin.state import FEATURES
 
