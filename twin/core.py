@@ -7,10 +7,12 @@ It does what a list-based scheduler does (tests hold it equal to one) without to
 - the step in which a decoding request finishes is known when its prefill ends: finishes wait in a ring of buckets;
 - budgets never clip decoding requests (``max_num_seqs <= max_num_batched_tokens``), so at most one request, the last
   admitted, is in the middle of its prefill, and the preemption victim is the tail of a linked list;
-- a request's place in the waiting queue is its index (arrivals are in order), or a negative number once preempted; two
-  tournament trees over the adapters' first requests, arrived or not, tell who goes first: of all adapters, and of those
-  that run, for when the LoRA rule makes the scheduler skip everyone else; so an arrival costs nothing until admitted;
-- adapters that do not run sit in two lists in order of last use: on the GPU, and in CPU memory only.
+- a request's place in the waiting queue is its index (arrivals are in order), or a negative number once preempted;
+  every adapter has a list of those who wait, and two tournament trees over the heads of the lists tell who goes first:
+  of all adapters, and of those that run, for when the LoRA rule makes the scheduler skip everyone else; one list is
+  enough if every adapter has a slot;
+- adapters that do not run sit in two lists in order of last use: on the GPU, and in CPU memory only;
+- an arrival that the client never sends costs a look at the clock: only those sent get a record.
 
 Rules: vLLM v1/core/sched/scheduler.py, v1/core/kv_cache_manager.py, lora/worker_manager.py of version 0.8.5; the rule
 set ``vllm-0.32`` differs in the KV gate (all blocks of the whole prompt must be free at admission).
@@ -47,9 +49,10 @@ from twin.state import (
 def compiled(function: Any) -> Any:
     """Compile on first use and keep the result on disk.
 
-    Nothing here allocates, so Numba's reference counting (``_nrt``) is off: it would take nine tenths of the time.
+    Nothing here allocates, so Numba's reference counting (``_nrt``) is off: it would take nine tenths of the time. All
+    is inlined, as to pass every field of every array of the state takes longer than most functions do.
     """
-    options: dict[str, Any] = {"cache": True, "nogil": True, "_nrt": False}
+    options: dict[str, Any] = {"cache": True, "nogil": True, "_nrt": False, "forceinline": True}
     return njit(**options)(function)
 
 
@@ -59,78 +62,73 @@ def _ceil_div(a, b):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _play(s, tree, i):  # type: ignore[no-untyped-def]
-    """Play one match of a tournament tree: of two adapters, the one whose first request goes first moves up."""
-    left, right = tree[2 * i], tree[2 * i + 1]
-    if left == NONE or (right != NONE and s.adapters[right].key < s.adapters[left].key):
-        tree[i] = right
+def _enter(tree, q, key):  # type: ignore[no-untyped-def]
+    """Set the key of queue ``q`` in a tournament tree (``NO_KEY`` takes it out) and play its matches again.
+
+    A node holds the smaller key of the two below, and whose it is: key * leaves + queue.
+    """
+    leaves = tree.size >> 1
+    i = leaves + q
+    best = NO_KEY if key == NO_KEY else key * leaves + q
+    while tree[i] != best:
+        tree[i] = best
+        if i == 1:
+            return
+        best = min(best, tree[i ^ 1])
+        i >>= 1
+
+
+@compiled
+def _head_changed(s, q):  # type: ignore[no-untyped-def]
+    first = s.adapters[q].first
+    key = NO_KEY if first == NONE else s.requests[first].key
+    _enter(s.tree_all, q, key)
+    if s.tree_running.size > 0 and s.adapters[q].runs > 0:
+        _enter(s.tree_running, q, key)
+
+
+@compiled
+def _queue_of(s, r):  # type: ignore[no-untyped-def]
+    """One queue per adapter if they compete for slots, else one for all."""
+    return s.requests[r].adapter if s.tree_running.size > 0 else 0
+
+
+@compiled
+def _enqueue(s, r):  # type: ignore[no-untyped-def]
+    """Put a new request behind everyone who waits."""
+    q = _queue_of(s, r)
+    s.requests[r].key = r
+    s.requests[r].behind = NONE
+    last = s.adapters[q].last
+    s.adapters[q].last = r
+    if s.adapters[q].first == NONE:
+        s.adapters[q].first = r
+        _head_changed(s, q)
     else:
-        tree[i] = left
-
-
-@compiled
-def _enter(s, tree, a, present):  # type: ignore[no-untyped-def]
-    """Put adapter ``a`` into a tree, or take it out, or play its matches again after its key changed."""
-    i = tree.size // 2 + a
-    tree[i] = a if present else NONE
-    i //= 2
-    while i >= 1:
-        _play(s, tree, i)
-        i //= 2
-
-
-@compiled
-def _build(s):  # type: ignore[no-untyped-def]
-    """Find every adapter's first request and play all matches."""
-    leaves = s.tree_all.size // 2
-    for a in range(s.adapters.size - 2):
-        adapter = s.adapters[a]
-        adapter.key = s.queue[adapter.next] if adapter.next < adapter.end else NO_KEY
-        s.tree_all[leaves + a] = a
-    for i in range(leaves - 1, 0, -1):
-        _play(s, s.tree_all, i)
-
-
-@compiled
-def _head_changed(s, a):  # type: ignore[no-untyped-def]
-    adapter = s.adapters[a]
-    if adapter.front != NONE:
-        adapter.key = s.requests[adapter.front].key
-    else:
-        while adapter.next < adapter.end and s.lost[s.queue[adapter.next]]:
-            adapter.next += 1
-        adapter.key = s.queue[adapter.next] if adapter.next < adapter.end else NO_KEY
-    _enter(s, s.tree_all, a, True)
-    if s.tree_running.size > 0 and adapter.runs > 0:
-        _enter(s, s.tree_running, a, True)
+        s.requests[last].behind = r
 
 
 @compiled
 def _enqueue_front(s, r):  # type: ignore[no-untyped-def]
     """Put a preempted request before everyone who waits."""
     g = s.totals[0]
-    a = s.adapter[r]
+    q = _queue_of(s, r)
     g.waiting += 1
     g.front_key -= 1
     s.requests[r].key = g.front_key
-    s.requests[r].behind = s.adapters[a].front
-    s.adapters[a].front = r
-    _head_changed(s, a)
+    s.requests[r].behind = s.adapters[q].first
+    if s.adapters[q].first == NONE:
+        s.adapters[q].last = r
+    s.adapters[q].first = r
+    _head_changed(s, q)
 
 
 @compiled
-def _dequeue(s, a):  # type: ignore[no-untyped-def]
-    """Take the first waiting request of adapter ``a``."""
-    adapter = s.adapters[a]
-    if adapter.front != NONE:
-        r = adapter.front
-        adapter.front = s.requests[r].behind
-    else:
-        r = s.queue[adapter.next]
-        adapter.next += 1
+def _dequeue(s, q):  # type: ignore[no-untyped-def]
+    """Take the first waiting request of queue ``q``."""
+    s.adapters[q].first = s.requests[s.adapters[q].first].behind
     s.totals[0].waiting -= 1
-    _head_changed(s, a)
-    return r
+    _head_changed(s, q)
 
 
 @compiled
@@ -163,8 +161,9 @@ def _start_adapter(s, a, n_loading):  # type: ignore[no-untyped-def]
     if s.adapters[a].runs > 1:
         return n_loading
     g.active += 1
-    if s.tree_running.size > 0:
-        _enter(s, s.tree_running, a, True)
+    if s.tree_running.size == 0:
+        return n_loading
+    _head_changed(s, a)
     if s.adapters[a].place != DISK:
         _unlink_lru(s, a)
     if s.adapters[a].place == GPU:
@@ -181,8 +180,9 @@ def _stop_adapter(s, a, last_step):  # type: ignore[no-untyped-def]
     if s.adapters[a].runs > 0:
         return
     g.active -= 1
-    if s.tree_running.size > 0:
-        _enter(s, s.tree_running, a, False)
+    if s.tree_running.size == 0:
+        return
+    _enter(s.tree_running, a, NO_KEY)
     s.adapters[a].last_used = last_step
     _link_lru(s, s.adapters.size - 2, a)
 
@@ -249,7 +249,7 @@ def _start_decoding(s, r, known):  # type: ignore[no-untyped-def]
     s.requests[r].offset = known - (step + 1)
     s.residue[s.requests[r].offset % s.residue.size] += 1
     g.decoding += 1
-    slot = (step + s.tokens_out[r] - s.requests[r].produced) % s.bucket.size
+    slot = (step + s.requests[r].tokens_out - s.requests[r].produced) & (s.bucket.size - 1)
     after = s.bucket[slot]
     s.bucket[slot] = r
     s.requests[r].bucket_next = after
@@ -283,18 +283,18 @@ def _preempt_tail(s):  # type: ignore[no-untyped-def]
         computed = s.requests[r].offset + step
         relief = 1 if computed % block == 0 else 0
         _stop_decoding(s, r, computed)
-        slot = (step + s.tokens_in[r] + s.tokens_out[r] - 2 - computed) % s.bucket.size
+        slot = (step + s.requests[r].tokens_in + s.requests[r].tokens_out - 2 - computed) & (s.bucket.size - 1)
         if s.requests[r].bucket_prev == NONE:
             s.bucket[slot] = s.requests[r].bucket_next
         else:
             s.requests[s.requests[r].bucket_prev].bucket_next = s.requests[r].bucket_next
         if s.requests[r].bucket_next != NONE:
             s.requests[s.requests[r].bucket_next].bucket_prev = s.requests[r].bucket_prev
-        s.requests[r].produced = computed + 1 - s.tokens_in[r]
+        s.requests[r].produced = computed + 1 - s.requests[r].tokens_in
         s.requests[r].last_token = g.now
     _stop_running(s, r)
-    _stop_adapter(s, s.adapter[r], step - 1)
-    s.preempted[r] += 1
+    _stop_adapter(s, s.requests[r].adapter, step - 1)
+    s.preempted[s.sent[r]] += 1
     g.preemptions += 1
     _enqueue_front(s, r)
     return relief
@@ -315,7 +315,7 @@ def _grow_running(s, setup):  # type: ignore[no-untyped-def]
     chunk, chunk_need = 0, 0
     if g.partial != NONE:
         r, done = g.partial, g.partial_done
-        chunk = min(s.tokens_in[r] + s.requests[r].produced - done, setup.max_tokens - g.decoding)
+        chunk = min(s.requests[r].tokens_in + s.requests[r].produced - done, setup.max_tokens - g.decoding)
         chunk_need = _ceil_div(done + chunk, block) - _ceil_div(done, block)
     before = g.preemptions
     while need + chunk_need > g.free:
@@ -336,18 +336,18 @@ def _admit(s, setup, budget, n_joined):  # type: ignore[no-untyped-def]
     prefill, n_loading = 0, 0
     while g.waiting > 0 and prefill < budget and g.running < setup.max_seqs:
         full = g.active == setup.slots and s.tree_running.size > 0
-        a = s.tree_running[1] if full else s.tree_all[1]
-        if a == NONE or s.adapters[a].key >= g.arrived:
+        best = s.tree_running[1] if full else s.tree_all[1]
+        if best == NO_KEY:
             break
-        adapter = s.adapters[a]
-        r = adapter.front if adapter.front != NONE else s.queue[adapter.next]
-        known = s.tokens_in[r] + s.requests[r].produced
+        q = best & ((s.tree_all.size >> 1) - 1)
+        r = s.adapters[q].first
+        known = s.requests[r].tokens_in + s.requests[r].produced
         new = min(known, budget - prefill)
         if _ceil_div(known if setup.whole_prompt else new, setup.block) > g.free:
             return prefill, n_joined, n_loading, True
-        _dequeue(s, a)
+        _dequeue(s, q)
         _run(s, r)
-        n_loading = _start_adapter(s, a, n_loading)
+        n_loading = _start_adapter(s, s.requests[r].adapter, n_loading)
         g.free -= _ceil_div(new, setup.block)
         prefill += new
         if new == known:
@@ -403,7 +403,7 @@ def _finish(s, r, end, seen):  # type: ignore[no-untyped-def]
     if seen:
         s.finish[r] = end
     _stop_running(s, r)
-    _stop_adapter(s, s.adapter[r], g.step)
+    _stop_adapter(s, s.requests[r].adapter, g.step)
 
 
 @compiled
@@ -414,7 +414,7 @@ def _advance(s, setup, end, duration, n_joined):  # type: ignore[no-untyped-def]
     seen = end <= setup.horizon
     if seen and g.decoding > 0:
         s.itl[_gap_bin(duration)] += g.decoding
-    slot = step % s.bucket.size
+    slot = step & (s.bucket.size - 1)
     r = s.bucket[slot]
     s.bucket[slot] = NONE
     while r != NONE:
@@ -424,13 +424,13 @@ def _advance(s, setup, end, duration, n_joined):  # type: ignore[no-untyped-def]
         r = after
     for i in range(n_joined):
         r = s.joined[i]
-        known = s.tokens_in[r] + s.requests[r].produced
+        known = s.requests[r].tokens_in + s.requests[r].produced
         if seen and s.requests[r].produced == 0:
             s.first_token[r] = end
         elif seen:
             s.itl[_gap_bin(end - s.requests[r].last_token)] += 1.0
         s.requests[r].produced += 1
-        if s.requests[r].produced == s.tokens_out[r]:
+        if s.requests[r].produced == s.requests[r].tokens_out:
             g.free += _ceil_div(known, setup.block)
             g.kv -= known
             _finish(s, r, end, seen)
@@ -452,7 +452,7 @@ def _step(s, setup):  # type: ignore[no-untyped-def]
     if g.partial != NONE:
         g.partial_done += chunk
         r = g.partial
-        if g.partial_done == s.tokens_in[r] + s.requests[r].produced:
+        if g.partial_done == s.requests[r].tokens_in + s.requests[r].produced:
             s.joined[0] = r
             n_joined = 1
             g.partial = NONE
@@ -513,24 +513,26 @@ def _coast(s, setup, reason):  # type: ignore[no-untyped-def]
     g = s.totals[0]
     arrival = s.arrival[g.arrived] if g.arrived < s.arrival.size else math.inf
     steady_ms = _steady_ms(s, setup) + setup.per_token * g.decoding
-    now, kv, free, step = g.now, g.kv, g.free, g.step
+    now, kv, free, step, decoding = g.now, g.kv, g.free, g.step, g.decoding
+    last_slot, phase = s.bucket.size - 1, -step % setup.block
     kv_sum, kv_token_s, low, high, place = 0.0, 0.0, 0.0, 0.0, 0
-    while arrival > now and s.bucket[step % s.bucket.size] == NONE:
-        need = s.residue[-step % setup.block]
-        duration = 1e-3 * (steady_ms + setup.per_kv * (kv + g.decoding))
+    while arrival > now and s.bucket[step & last_slot] == NONE:
+        need = s.residue[phase]
+        duration = 1e-3 * (steady_ms + setup.per_kv * (kv + decoding))
         if need > free or now + duration > setup.horizon:
             break
         free -= need
-        kv += g.decoding
+        kv += decoding
         kv_sum += kv
         kv_token_s += duration * kv
         if not low <= duration < high:
             place = _gap_bin(duration)
             low = 1e-3 * math.exp(ITL_BIN_START + place * ITL_BIN_WIDTH)
             high = 1e-3 * math.exp(ITL_BIN_START + (place + 1) * ITL_BIN_WIDTH)
-        s.itl[place] += g.decoding
+        s.itl[place] += decoding
         now += duration
         step += 1
+        phase = phase - 1 if phase > 0 else setup.block - 1
     steps, seconds = step - g.step, now - g.now
     g.now, g.kv, g.free, g.step = now, kv, free, step
     if steps > 0:
@@ -539,26 +541,40 @@ def _coast(s, setup, reason):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _send(s, i):  # type: ignore[no-untyped-def]
+    """Let the client send arrival ``i``; requests are numbered as they are sent."""
+    g = s.totals[0]
+    r = g.sent
+    g.sent += 1
+    g.waiting += 1
+    s.sent[r] = i
+    s.first_token[r] = s.finish[r] = math.nan
+    request = s.requests[r]
+    request.adapter = s.adapter[i]
+    request.tokens_in = s.tokens_in[i]
+    request.tokens_out = s.tokens_out[i]
+    request.produced = 0
+    _enqueue(s, r)
+
+
+@compiled
 def _take_in_arrivals(s, setup):  # type: ignore[no-untyped-def]
     """Let those who have arrived by now wait; those who find too many unanswered before them are lost."""
     g = s.totals[0]
-    while g.arrived < s.arrival.size and s.arrival[g.arrived] <= g.now:
-        r = g.arrived
-        g.arrived += 1
-        if g.waiting + g.running < setup.max_outstanding:
-            g.waiting += 1
-            continue
-        s.lost[r] = True
-        a = s.adapter[r]
-        if s.adapters[a].key == r:
-            _head_changed(s, a)
+    room = setup.max_outstanding - g.waiting - g.running
+    now, i = g.now, g.arrived
+    while i < s.arrival.size and s.arrival[i] <= now:
+        if room > 0:
+            room -= 1
+            _send(s, i)
+        i += 1
+    g.arrived = i
 
 
 @compiled
 def run(s, setup):  # type: ignore[no-untyped-def]
     """Simulate from time 0 to the horizon (s): arrivals, one step, and so on; idle time is skipped."""
     g = s.totals[0]
-    _build(s)
     while g.now < setup.horizon:
         _take_in_arrivals(s, setup)
         outcome = _step(s, setup)

@@ -19,6 +19,7 @@ from twin.state import (
     GPU,
     ITL_BINS,
     KV,
+    NO_KEY,
     NONE,
     REQUEST,
     SEQS,
@@ -139,14 +140,16 @@ def _check(profile: Profile, slots: int, max_rank: int, adapter_ranks: Ints, cpu
 def _collect(state: State, asked: Requests, fits: NDArray[np.bool_], horizon_s: float, kv_tokens: int) -> Run:
     """What happened, with the requests that were too long back in their places."""
     totals = state.totals[0]
+    sent = state.sent[: totals["sent"]]
+    places = sent if fits.all() else np.flatnonzero(fits)[sent]
     return Run(
         horizon_s=horizon_s,
         requests=replace(asked, tokens_out=_expand(state.tokens_out, fits, asked.tokens_out)),
-        first_token_s=_expand(state.first_token, fits, np.nan),
-        finish_s=_expand(state.finish, fits, np.nan),
+        first_token_s=_scattered(state.first_token, places, len(asked)),
+        finish_s=_scattered(state.finish, places, len(asked)),
         preempted=_expand(state.preempted, fits, 0),
         rejected=int((~fits & (asked.arrival_s < horizon_s)).sum()),
-        lost=int(state.lost.sum()),
+        lost=int(totals["arrived"] - totals["sent"]),
         steps=int(totals["step"]),
         loads_from_cpu=int(totals["from_cpu"]),
         loads_from_disk=int(totals["from_disk"]),
@@ -167,6 +170,13 @@ def _collect(state: State, asked: Requests, fits: NDArray[np.bool_], horizon_s: 
         itl_counts=state.itl,
         features=state.features,
     )
+
+
+def _scattered(seconds: Floats, places: Ints, size: int) -> Floats:
+    """The first of ``seconds`` at ``places``, nan elsewhere."""
+    whole = np.full(size, np.nan)
+    whole[places] = seconds[: places.size]
+    return whole
 
 
 def _expand(values: NDArray[Any], where: NDArray[np.bool_], other: ArrayLike) -> NDArray[Any]:
@@ -204,7 +214,8 @@ def _setup(
 
 def _state(profile: Profile, setup: Setup, max_rank: int, ranks: Ints, requests: Requests, max_len: int) -> State:
     n_requests, n_adapters = len(requests), int(ranks.size)
-    leaves = 1 << max(0, n_adapters - 1).bit_length()
+    scarce = setup.slots < n_adapters
+    leaves = _power_of_two(n_adapters) if scarce else 1
     longest = int(requests.tokens_out.max()) if n_requests else 1
 
     totals = np.zeros(1, dtype=TOTALS)
@@ -214,10 +225,7 @@ def _state(profile: Profile, setup: Setup, max_rank: int, ranks: Ints, requests:
     totals["in_cpu"] = min(n_adapters, setup.cpu_slots)
 
     adapters = np.zeros(n_adapters + 2, dtype=ADAPTER)
-    adapters["front"] = NONE
-    ends = np.cumsum(np.bincount(requests.adapter, minlength=n_adapters))
-    adapters["end"][:n_adapters] = ends
-    adapters["next"][1:n_adapters] = ends[:-1]
+    adapters["first"] = adapters["last"] = NONE
     adapters["last_used"] = np.arange(n_adapters + 2) - n_adapters - 1
     adapters["load_ms"][:n_adapters] = profile.load_ms.to_gpu + profile.load_ms.smaller_rank * (ranks < max_rank)
     adapters["disk_ms"][:n_adapters] = profile.load_ms.disk + profile.load_ms.disk_per_rank * ranks
@@ -229,29 +237,26 @@ def _state(profile: Profile, setup: Setup, max_rank: int, ranks: Ints, requests:
         adapter=np.ascontiguousarray(requests.adapter, dtype=np.int64),
         tokens_in=np.ascontiguousarray(requests.tokens_in, dtype=np.int64),
         tokens_out=np.minimum(requests.tokens_out, max_len - requests.tokens_in),
-        first_token=np.full(n_requests, np.nan),
-        finish=np.full(n_requests, np.nan),
         preempted=np.zeros(n_requests, dtype=np.int64),
-        lost=np.zeros(n_requests, dtype=np.bool_),
-        queue=_by_adapter(requests.adapter, n_adapters),
-        requests=np.zeros(n_requests, dtype=REQUEST),
+        sent=np.empty(n_requests, dtype=np.int64),
+        requests=np.empty(n_requests, dtype=REQUEST),
+        first_token=np.empty(n_requests),
+        finish=np.empty(n_requests),
         adapters=adapters,
-        bucket=np.full(longest + 1, NONE, dtype=np.int64),
+        bucket=np.full(_power_of_two(longest + 1), NONE, dtype=np.int64),
         residue=np.zeros(setup.block, dtype=np.int64),
         joined=np.zeros(setup.max_seqs, dtype=np.int64),
         loading=np.zeros(n_adapters, dtype=np.int64),
-        tree_all=np.full(2 * leaves, NONE, dtype=np.int64),
-        tree_running=np.full(2 * leaves if setup.slots < n_adapters else 0, NONE, dtype=np.int64),
+        tree_all=np.full(2 * leaves, NO_KEY, dtype=np.int64),
+        tree_running=np.full(2 * leaves if scarce else 0, NO_KEY, dtype=np.int64),
         itl=np.zeros(ITL_BINS),
         blocked_s=np.zeros(4),
         features=np.zeros((2, len(FEATURES))),
     )
 
 
-def _by_adapter(adapter: Ints, n_adapters: int) -> Ints:
-    """Indices of the requests, by adapter and then by arrival; numpy sorts short integers in linear time."""
-    short = adapter.astype(np.uint16) if n_adapters <= np.iinfo(np.uint16).max else adapter
-    return np.argsort(short, kind="stable").astype(np.int64, copy=False)
+def _power_of_two(at_least: int) -> int:
+    return 1 << max(0, at_least - 1).bit_length()
 
 
 def _fill_caches(adapters: NDArray[np.void], on_gpu: int, in_cpu: int) -> None:

@@ -6,7 +6,6 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from loraplan.workload import Floats, Ints
 
@@ -38,29 +37,34 @@ ITL_BIN_START = math.log(0.01)
 ITL_BINS = 2000
 
 
-def _record(integers: str, floats: str = "") -> np.dtype[np.void]:
-    return np.dtype([(name, np.int64) for name in integers.split()] + [(name, np.float64) for name in floats.split()])
+def _record(**fields: str) -> np.dtype[np.void]:
+    """Names by type; the compiler wants numbers where it can fetch them, hence aligned."""
+    pairs = [(name, np.dtype(kind)) for kind, names in fields.items() for name in names.split()]
+    return np.dtype(pairs, align=True)
 
 
 TOTALS = _record(
-    "step arrived waiting running decoding active free kv tail partial partial_done front_key "
+    int64="step arrived sent waiting running decoding active free kv tail partial partial_done front_key "
     "from_cpu from_disk preemptions on_gpu in_cpu max_kv max_waiting",
-    "now busy_s running_s waiting_s kv_token_s",
+    float64="now busy_s running_s waiting_s kv_token_s",
 )
-"""The server: ``active`` adapters run; ``free`` blocks and ``kv`` tokens of the cache; ``tail`` was admitted last;
-``partial`` is in the middle of its prefill, with ``partial_done`` tokens computed; ``front_key`` is the smallest queue
-key given out; the rest are counts and integrals over time."""
+"""The server: requests ``arrived``, and ``sent`` of those; ``active`` adapters run; ``free`` blocks and ``kv`` tokens
+of the cache; ``tail`` was admitted last; ``partial`` is in the middle of its prefill, with ``partial_done`` tokens
+computed; ``front_key`` is the smallest queue key given out; the rest are counts and integrals over time."""
 
-REQUEST = _record("produced offset older newer key behind bucket_prev bucket_next", "last_token")
-"""A request once admitted (all zero before): tokens ``produced`` when it last waited; ``offset`` = tokens computed -
-step, while it decodes; ``older`` and ``newer`` neighbours among the running; neighbours in its finish bucket; and of a
-preempted one the ``key``, below those of all others, the one ``behind`` it in its adapter's queue, and the second of
-its last token."""
+REQUEST = _record(
+    int32="adapter tokens_in tokens_out produced older newer behind bucket_prev bucket_next",
+    int64="key offset",
+    float64="last_token",
+)
+"""A request that was sent, small enough for one line of the processor's cache: what it asks; tokens ``produced`` when
+it last waited; ``older`` and ``newer`` neighbours among the running; the one ``behind`` it in its queue; neighbours in
+its finish bucket; the ``key`` that orders those who wait: its index, or less than all others if it was preempted;
+``offset`` = tokens computed - step, while it decodes; the second of a preempted one's last token."""
 
-ADAPTER = _record("front next end key runs place last_used lru_prev lru_next", "load_ms disk_ms")
-"""An adapter: first preempted request that waits; where in ``State.queue`` its requests that were never admitted begin
-and end; the queue key of the first of all; running requests; where it is; the last step that used it; neighbours by
-last use; milliseconds to load it into a slot, and from disk before that."""
+ADAPTER = _record(int64="first last runs place last_used lru_prev lru_next", float64="load_ms disk_ms")
+"""An adapter: the first and last of its requests that wait; running requests; where it is; the last step that used it;
+neighbours by last use; milliseconds to load it into a slot, and from disk before that."""
 
 
 class Setup(NamedTuple):
@@ -92,18 +96,17 @@ class State(NamedTuple):
     adapter: Ints  # (requests)
     tokens_in: Ints  # (requests)
     tokens_out: Ints  # (requests)
-    first_token: Floats  # (requests) seconds; nan if not within the horizon
-    finish: Floats  # (requests) seconds
     preempted: Ints  # (requests) times
-    lost: NDArray[np.bool_]  # (requests) never sent: too many were unanswered
-    queue: Ints  # (requests) by adapter, then by arrival
-    requests: Any  # (requests) REQUEST
+    sent: Ints  # (requests) which request of the stream each of `requests` is
+    requests: Any  # (requests) REQUEST, those that were sent
+    first_token: Floats  # (requests) seconds, of those that were sent; nan if not within the horizon
+    finish: Floats  # (requests) the same of the last token
     adapters: Any  # (adapters + 2) ADAPTER; the last two anchor the lists by last use: on the GPU, in CPU memory only
-    bucket: Ints  # (ring) first of the requests that finish in a step
+    bucket: Ints  # (ring, a power of two) first of the requests that finish in a step
     residue: Ints  # (block) decoding requests by offset modulo the block size
     joined: Ints  # (max_seqs) requests whose prefill ends in this step
     loading: Ints  # (adapters) adapters to load in this step
-    tree_all: Ints  # (2 * leaves) adapter with the smallest head key, all adapters
+    tree_all: Ints  # (2 * leaves) whose first request goes first; of one queue if every adapter has a slot
     tree_running: Ints  # (2 * leaves) the same among adapters that run; empty if every adapter has a slot
     itl: Floats  # (ITL_BINS) inter-token gaps
     blocked_s: Floats  # (4) seconds in which requests waited, by what ended admissions
