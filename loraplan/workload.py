@@ -97,11 +97,6 @@ class Lengths:
         tokens = self.tokens_in + answers
         return float(tokens[taken].sum() / tokens.sum())
 
-    def draw(self, rng: np.random.Generator, n: int) -> tuple[Ints, Ints]:
-        """Draw ``n`` pairs with replacement: (tokens in, tokens out), each of shape (n,)."""
-        picked = rng.integers(self.tokens_in.size, size=n)
-        return self.tokens_in[picked], self.tokens_out[picked]
-
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
@@ -217,13 +212,15 @@ class RateWorkload:
 
     def requests(self, seed: int) -> Requests:
         """Draw one stream of all adapters, superposed."""
+        from loraplan import draws  # not above: it takes a while to import
+
         rng = np.random.default_rng(seed)
         rates = np.array([adapter.rate for adapter in self.adapters])
         if self.arrivals.cv == 1.0:
-            times, owner = _poisson(rng, rates, self.horizon_s)
+            times, owner = draws.poisson(rng, rates, self.horizon_s)
         else:
             times, owner = _gamma(rng, rates, self.horizon_s, self.arrivals.cv)
-        tokens_in, tokens_out = _draw_lengths(rng, self.adapters, owner)
+        tokens_in, tokens_out = draws.pairs(rng, *_tables_of_lengths(self.adapters), owner)
         return Requests(times, owner, tokens_in, tokens_out)
 
 
@@ -291,17 +288,6 @@ def _check_horizon(horizon_s: float) -> None:
         raise BadInputError(f"workload: the horizon must be above 0 s (got {horizon_s})")
 
 
-def _poisson(rng: np.random.Generator, rates: Floats, horizon_s: float) -> tuple[Floats, Ints]:
-    """Superposed Poisson processes: given their number, arrivals are uniform order statistics and owners shuffled.
-
-    Order statistics come sorted as partial sums of exponentials over their total.
-    """
-    owner = np.repeat(np.arange(rates.size), rng.poisson(rates * horizon_s))
-    rng.shuffle(owner)
-    sums = np.cumsum(rng.standard_exponential(owner.size + 1))
-    return sums[:-1] * (horizon_s / sums[-1]), owner
-
-
 def _gamma(rng: np.random.Generator, rates: Floats, horizon_s: float, cv: float) -> tuple[Floats, Ints]:
     """Superpose stationary Gamma renewal processes, one per adapter.
 
@@ -332,17 +318,20 @@ def _gamma(rng: np.random.Generator, rates: Floats, horizon_s: float, cv: float)
     return all_times[order], np.concatenate(owners)[order]
 
 
-def _draw_lengths(rng: np.random.Generator, adapters: Sequence[Adapter], owner: Ints) -> tuple[Ints, Ints]:
-    tokens_in = np.empty(owner.size, dtype=np.int64)
-    tokens_out = np.empty(owner.size, dtype=np.int64)
-    laws: dict[int, tuple[Lengths, list[int]]] = {}
-    for index, adapter in enumerate(adapters):
-        laws.setdefault(id(adapter.lengths), (adapter.lengths, []))[1].append(index)
-    law_of = np.empty(len(adapters), dtype=np.int64)
-    for law, (_, members) in enumerate(laws.values()):
-        law_of[members] = law
-    law_of_request = law_of[owner]
-    for law, (lengths, _) in enumerate(laws.values()):
-        chosen = np.arange(owner.size) if len(laws) == 1 else np.flatnonzero(law_of_request == law)
-        tokens_in[chosen], tokens_out[chosen] = lengths.draw(rng, chosen.size)
-    return tokens_in, tokens_out
+def _tables_of_lengths(adapters: Sequence[Adapter]) -> tuple[Ints, Ints, NDArray[np.int32]]:
+    """All pairs of lengths in one table: (each adapter's first row, how many are its own, the rows)."""
+    first, laws, size = {}, [], 0
+    for lengths in (adapter.lengths for adapter in adapters):
+        if id(lengths) not in first:
+            first[id(lengths)] = size
+            laws.append(lengths)
+            size += lengths.tokens_in.size
+    rows = np.empty((size, 2), dtype=np.int32)
+    for lengths in laws:
+        own = rows[first[id(lengths)] :][: lengths.tokens_in.size]
+        own[:, 0], own[:, 1] = lengths.tokens_in, lengths.tokens_out
+    return (
+        np.array([first[id(adapter.lengths)] for adapter in adapters], dtype=np.int64),
+        np.array([adapter.lengths.tokens_in.size for adapter in adapters], dtype=np.int64),
+        rows,
+    )

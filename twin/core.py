@@ -80,32 +80,32 @@ def _enter(tree, q, key):  # type: ignore[no-untyped-def]
 
 @compiled
 def _head_changed(s, q):  # type: ignore[no-untyped-def]
-    first = s.adapters[q].first
-    key = NO_KEY if first == NONE else s.requests[first].key
+    queue = s.adapters[q]
+    key = NO_KEY if queue.first == NONE else queue.first
+    if queue.front != NONE:
+        key = s.requests[queue.front].key
     _enter(s.tree_all, q, key)
-    if s.tree_running.size > 0 and s.adapters[q].runs > 0:
+    if s.tree_running.size > 0 and queue.runs > 0:
         _enter(s.tree_running, q, key)
 
 
 @compiled
 def _queue_of(s, r):  # type: ignore[no-untyped-def]
     """One queue per adapter if they compete for slots, else one for all."""
-    return s.requests[r].adapter if s.tree_running.size > 0 else 0
+    return s.sent[r].adapter if s.tree_running.size > 0 else 0
 
 
 @compiled
 def _enqueue(s, r):  # type: ignore[no-untyped-def]
     """Put a new request behind everyone who waits."""
     q = _queue_of(s, r)
-    s.requests[r].key = r
-    s.requests[r].behind = NONE
     last = s.adapters[q].last
     s.adapters[q].last = r
     if s.adapters[q].first == NONE:
         s.adapters[q].first = r
         _head_changed(s, q)
     else:
-        s.requests[last].behind = r
+        s.sent[last].behind = r
 
 
 @compiled
@@ -116,17 +116,19 @@ def _enqueue_front(s, r):  # type: ignore[no-untyped-def]
     g.waiting += 1
     g.front_key -= 1
     s.requests[r].key = g.front_key
-    s.requests[r].behind = s.adapters[q].first
-    if s.adapters[q].first == NONE:
-        s.adapters[q].last = r
-    s.adapters[q].first = r
+    s.sent[r].behind = s.adapters[q].front
+    s.adapters[q].front = r
     _head_changed(s, q)
 
 
 @compiled
 def _dequeue(s, q):  # type: ignore[no-untyped-def]
     """Take the first waiting request of queue ``q``."""
-    s.adapters[q].first = s.requests[s.adapters[q].first].behind
+    queue = s.adapters[q]
+    if queue.front != NONE:
+        queue.front = s.sent[queue.front].behind
+    else:
+        queue.first = s.sent[queue.first].behind
     s.totals[0].waiting -= 1
     _head_changed(s, q)
 
@@ -249,7 +251,7 @@ def _start_decoding(s, r, known):  # type: ignore[no-untyped-def]
     s.requests[r].offset = known - (step + 1)
     s.residue[s.requests[r].offset % s.residue.size] += 1
     g.decoding += 1
-    slot = (step + s.requests[r].tokens_out - s.requests[r].produced) & (s.bucket.size - 1)
+    slot = (step + s.sent[r].tokens_out - s.sent[r].produced) & (s.bucket.size - 1)
     after = s.bucket[slot]
     s.bucket[slot] = r
     s.requests[r].bucket_next = after
@@ -283,18 +285,18 @@ def _preempt_tail(s):  # type: ignore[no-untyped-def]
         computed = s.requests[r].offset + step
         relief = 1 if computed % block == 0 else 0
         _stop_decoding(s, r, computed)
-        slot = (step + s.requests[r].tokens_in + s.requests[r].tokens_out - 2 - computed) & (s.bucket.size - 1)
+        slot = (step + s.sent[r].tokens_in + s.sent[r].tokens_out - 2 - computed) & (s.bucket.size - 1)
         if s.requests[r].bucket_prev == NONE:
             s.bucket[slot] = s.requests[r].bucket_next
         else:
             s.requests[s.requests[r].bucket_prev].bucket_next = s.requests[r].bucket_next
         if s.requests[r].bucket_next != NONE:
             s.requests[s.requests[r].bucket_next].bucket_prev = s.requests[r].bucket_prev
-        s.requests[r].produced = computed + 1 - s.requests[r].tokens_in
+        s.sent[r].produced = computed + 1 - s.sent[r].tokens_in
         s.requests[r].last_token = g.now
     _stop_running(s, r)
-    _stop_adapter(s, s.requests[r].adapter, step - 1)
-    s.preempted[s.sent[r]] += 1
+    _stop_adapter(s, s.sent[r].adapter, step - 1)
+    s.preempted[s.sent[r].place] += 1
     g.preemptions += 1
     _enqueue_front(s, r)
     return relief
@@ -315,7 +317,7 @@ def _grow_running(s, setup):  # type: ignore[no-untyped-def]
     chunk, chunk_need = 0, 0
     if g.partial != NONE:
         r, done = g.partial, g.partial_done
-        chunk = min(s.requests[r].tokens_in + s.requests[r].produced - done, setup.max_tokens - g.decoding)
+        chunk = min(s.sent[r].tokens_in + s.sent[r].produced - done, setup.max_tokens - g.decoding)
         chunk_need = _ceil_div(done + chunk, block) - _ceil_div(done, block)
     before = g.preemptions
     while need + chunk_need > g.free:
@@ -340,14 +342,14 @@ def _admit(s, setup, budget, n_joined):  # type: ignore[no-untyped-def]
         if best == NO_KEY:
             break
         q = best & ((s.tree_all.size >> 1) - 1)
-        r = s.adapters[q].first
-        known = s.requests[r].tokens_in + s.requests[r].produced
+        r = s.adapters[q].front if s.adapters[q].front != NONE else s.adapters[q].first
+        known = s.sent[r].tokens_in + s.sent[r].produced
         new = min(known, budget - prefill)
         if _ceil_div(known if setup.whole_prompt else new, setup.block) > g.free:
             return prefill, n_joined, n_loading, True
         _dequeue(s, q)
         _run(s, r)
-        n_loading = _start_adapter(s, s.requests[r].adapter, n_loading)
+        n_loading = _start_adapter(s, s.sent[r].adapter, n_loading)
         g.free -= _ceil_div(new, setup.block)
         prefill += new
         if new == known:
@@ -401,9 +403,9 @@ def _count(s, steps, kv, prefill, load_ms):  # type: ignore[no-untyped-def]
 def _finish(s, r, end, seen):  # type: ignore[no-untyped-def]
     g = s.totals[0]
     if seen:
-        s.finish[r] = end
+        s.finish[s.sent[r].place] = end
     _stop_running(s, r)
-    _stop_adapter(s, s.requests[r].adapter, g.step)
+    _stop_adapter(s, s.sent[r].adapter, g.step)
 
 
 @compiled
@@ -424,13 +426,13 @@ def _advance(s, setup, end, duration, n_joined):  # type: ignore[no-untyped-def]
         r = after
     for i in range(n_joined):
         r = s.joined[i]
-        known = s.requests[r].tokens_in + s.requests[r].produced
-        if seen and s.requests[r].produced == 0:
-            s.first_token[r] = end
+        known = s.sent[r].tokens_in + s.sent[r].produced
+        if seen and s.sent[r].produced == 0:
+            s.first_token[s.sent[r].place] = end
         elif seen:
             s.itl[_gap_bin(end - s.requests[r].last_token)] += 1.0
-        s.requests[r].produced += 1
-        if s.requests[r].produced == s.requests[r].tokens_out:
+        s.sent[r].produced += 1
+        if s.sent[r].produced == s.sent[r].tokens_out:
             g.free += _ceil_div(known, setup.block)
             g.kv -= known
             _finish(s, r, end, seen)
@@ -452,7 +454,7 @@ def _step(s, setup):  # type: ignore[no-untyped-def]
     if g.partial != NONE:
         g.partial_done += chunk
         r = g.partial
-        if g.partial_done == s.requests[r].tokens_in + s.requests[r].produced:
+        if g.partial_done == s.sent[r].tokens_in + s.sent[r].produced:
             s.joined[0] = r
             n_joined = 1
             g.partial = NONE
@@ -547,13 +549,13 @@ def _send(s, i):  # type: ignore[no-untyped-def]
     r = g.sent
     g.sent += 1
     g.waiting += 1
-    s.sent[r] = i
-    s.first_token[r] = s.finish[r] = math.nan
-    request = s.requests[r]
+    request = s.sent[r]
+    request.place = i
     request.adapter = s.adapter[i]
     request.tokens_in = s.tokens_in[i]
     request.tokens_out = s.tokens_out[i]
     request.produced = 0
+    request.behind = NONE
     _enqueue(s, r)
 
 
@@ -561,11 +563,9 @@ def _send(s, i):  # type: ignore[no-untyped-def]
 def _take_in_arrivals(s, setup):  # type: ignore[no-untyped-def]
     """Let those who have arrived by now wait; those who find too many unanswered before them are lost."""
     g = s.totals[0]
-    room = setup.max_outstanding - g.waiting - g.running
     now, i = g.now, g.arrived
     while i < s.arrival.size and s.arrival[i] <= now:
-        if room > 0:
-            room -= 1
+        if g.waiting + g.running < setup.max_outstanding:
             _send(s, i)
         i += 1
     g.arrived = i

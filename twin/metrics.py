@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from loraplan.workload import Floats, Ints
+from loraplan.workload import Floats, Ints, Requests
 from twin import state
 from twin.server import Resource, Run
 
@@ -77,23 +76,24 @@ class Metrics:
 def measure(run: Run, n_adapters: int) -> Metrics:
     """Compute the figures of ``run``, whose requests name adapters 0 to ``n_adapters`` - 1."""
     asked = run.requests
-    tokens = (asked.tokens_in + asked.tokens_out).astype(np.float64)
-    done = np.isfinite(run.finish_s)
-    offered = float(tokens.sum()) / run.horizon_s
-    throughput = float(tokens[done].sum()) / run.horizon_s
-    gaps = int((asked.tokens_out[done] - 1).sum())
-    decoding_s = float((run.finish_s[done] - run.first_token_s[done]).sum())
+    done = np.flatnonzero(np.isfinite(run.finish_s))
+    answers, first_token_s = asked.tokens_out[done], run.first_token_s[done]
+    tokens, ttft_s = asked.tokens_in[done] + answers, first_token_s - asked.arrival_s[done]
+    offered = float(asked.tokens_in.sum() + asked.tokens_out.sum()) / run.horizon_s
+    throughput = float(tokens.sum()) / run.horizon_s
+    gaps = int((answers - 1).sum())
+    decoding_s = float((run.finish_s[done] - first_token_s).sum())
     blocked = {resource: seconds / run.horizon_s for resource, seconds in run.blocked_s.items()}
     worst = max(blocked, key=lambda resource: blocked[resource])
     return Metrics(
         arrived=len(asked),
-        completed=int(done.sum()),
+        completed=done.size,
         rejected=run.rejected,
         offered_tok_s=offered,
         throughput_tok_s=throughput,
         served_fraction=throughput / offered if offered > 0 else 1.0,
         itl_ms=_itl_spread(run.itl_counts, 1e3 * decoding_s / gaps if gaps else np.nan),
-        ttft_s=_spread(run.first_token_s[done] - asked.arrival_s[done]),
+        ttft_s=_spread(ttft_s),
         running=run.running_s / run.horizon_s,
         waiting=run.waiting_s / run.horizon_s,
         max_waiting=run.max_waiting,
@@ -106,20 +106,20 @@ def measure(run: Run, n_adapters: int) -> Metrics:
         busy_fraction=run.busy_s / run.horizon_s,
         binding=worst if blocked[worst] >= BLOCKED_SHARE else "none",
         blocked_fraction=blocked,
-        per_adapter=_per_adapter(run, tokens, done, n_adapters),
+        per_adapter=_per_adapter(asked, n_adapters, asked.adapter[done], tokens, ttft_s),
     )
 
 
-def _per_adapter(run: Run, tokens: Floats, done: NDArray[np.bool_], n_adapters: int) -> PerAdapter:
-    owner = run.requests.adapter
-    waited = run.first_token_s[done] - run.requests.arrival_s[done]
-    completed = np.bincount(owner[done], minlength=n_adapters)
+def _per_adapter(asked: Requests, n_adapters: int, owner: Ints, tokens: Ints, ttft_s: Floats) -> PerAdapter:
+    """Of those completed: whose each was, its tokens and its time to first token."""
+    completed = np.bincount(owner, minlength=n_adapters)
+    offered = np.bincount(asked.adapter, asked.tokens_in + asked.tokens_out, n_adapters)
     with np.errstate(invalid="ignore", divide="ignore"):
         return PerAdapter(
-            arrived=np.bincount(owner, minlength=n_adapters),
+            arrived=np.bincount(asked.adapter, minlength=n_adapters),
             completed=completed,
-            served_fraction=np.bincount(owner[done], tokens[done], n_adapters) / np.bincount(owner, tokens, n_adapters),
-            ttft_s=np.bincount(owner[done], waited, n_adapters) / completed,
+            served_fraction=np.bincount(owner, tokens, n_adapters) / offered,
+            ttft_s=np.bincount(owner, ttft_s, n_adapters) / completed,
         )
 
 

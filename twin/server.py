@@ -22,6 +22,7 @@ from twin.state import (
     NO_KEY,
     NONE,
     REQUEST,
+    SENT,
     SEQS,
     SLOTS,
     TOKENS,
@@ -140,13 +141,11 @@ def _check(profile: Profile, slots: int, max_rank: int, adapter_ranks: Ints, cpu
 def _collect(state: State, asked: Requests, fits: NDArray[np.bool_], horizon_s: float, kv_tokens: int) -> Run:
     """What happened, with the requests that were too long back in their places."""
     totals = state.totals[0]
-    sent = state.sent[: totals["sent"]]
-    places = sent if fits.all() else np.flatnonzero(fits)[sent]
     return Run(
         horizon_s=horizon_s,
         requests=replace(asked, tokens_out=_expand(state.tokens_out, fits, asked.tokens_out)),
-        first_token_s=_scattered(state.first_token, places, len(asked)),
-        finish_s=_scattered(state.finish, places, len(asked)),
+        first_token_s=_expand(state.first_token, fits, np.nan),
+        finish_s=_expand(state.finish, fits, np.nan),
         preempted=_expand(state.preempted, fits, 0),
         rejected=int((~fits & (asked.arrival_s < horizon_s)).sum()),
         lost=int(totals["arrived"] - totals["sent"]),
@@ -170,13 +169,6 @@ def _collect(state: State, asked: Requests, fits: NDArray[np.bool_], horizon_s: 
         itl_counts=state.itl,
         features=state.features,
     )
-
-
-def _scattered(seconds: Floats, places: Ints, size: int) -> Floats:
-    """The first of ``seconds`` at ``places``, nan elsewhere."""
-    whole = np.full(size, np.nan)
-    whole[places] = seconds[: places.size]
-    return whole
 
 
 def _expand(values: NDArray[Any], where: NDArray[np.bool_], other: ArrayLike) -> NDArray[Any]:
@@ -225,7 +217,7 @@ def _state(profile: Profile, setup: Setup, max_rank: int, ranks: Ints, requests:
     totals["in_cpu"] = min(n_adapters, setup.cpu_slots)
 
     adapters = np.zeros(n_adapters + 2, dtype=ADAPTER)
-    adapters["first"] = adapters["last"] = NONE
+    adapters["front"] = adapters["first"] = NONE
     adapters["last_used"] = np.arange(n_adapters + 2) - n_adapters - 1
     adapters["load_ms"][:n_adapters] = profile.load_ms.to_gpu + profile.load_ms.smaller_rank * (ranks < max_rank)
     adapters["disk_ms"][:n_adapters] = profile.load_ms.disk + profile.load_ms.disk_per_rank * ranks
@@ -236,12 +228,12 @@ def _state(profile: Profile, setup: Setup, max_rank: int, ranks: Ints, requests:
         arrival=np.ascontiguousarray(requests.arrival_s, dtype=np.float64),
         adapter=np.ascontiguousarray(requests.adapter, dtype=np.int64),
         tokens_in=np.ascontiguousarray(requests.tokens_in, dtype=np.int64),
-        tokens_out=np.minimum(requests.tokens_out, max_len - requests.tokens_in),
+        tokens_out=_cut(requests, max_len),
+        first_token=np.full(n_requests, np.nan),
+        finish=np.full(n_requests, np.nan),
         preempted=np.zeros(n_requests, dtype=np.int64),
-        sent=np.empty(n_requests, dtype=np.int64),
+        sent=np.empty(n_requests, dtype=SENT),
         requests=np.empty(n_requests, dtype=REQUEST),
-        first_token=np.empty(n_requests),
-        finish=np.empty(n_requests),
         adapters=adapters,
         bucket=np.full(_power_of_two(longest + 1), NONE, dtype=np.int64),
         residue=np.zeros(setup.block, dtype=np.int64),
@@ -253,6 +245,13 @@ def _state(profile: Profile, setup: Setup, max_rank: int, ranks: Ints, requests:
         blocked_s=np.zeros(4),
         features=np.zeros((2, len(FEATURES))),
     )
+
+
+def _cut(requests: Requests, max_len: int) -> Ints:
+    """Tokens that come out before a request reaches ``max_len``."""
+    if not len(requests) or requests.tokens_in.max() + requests.tokens_out.max() <= max_len:
+        return np.ascontiguousarray(requests.tokens_out, dtype=np.int64)
+    return np.minimum(requests.tokens_out, max_len - requests.tokens_in)
 
 
 def _power_of_two(at_least: int) -> int:

@@ -52,19 +52,19 @@ TOTALS = _record(
 of the cache; ``tail`` was admitted last; ``partial`` is in the middle of its prefill, with ``partial_done`` tokens
 computed; ``front_key`` is the smallest queue key given out; the rest are counts and integrals over time."""
 
-REQUEST = _record(
-    int32="adapter tokens_in tokens_out produced older newer behind bucket_prev bucket_next",
-    int64="key offset",
-    float64="last_token",
-)
-"""A request that was sent, small enough for one line of the processor's cache: what it asks; tokens ``produced`` when
-it last waited; ``older`` and ``newer`` neighbours among the running; the one ``behind`` it in its queue; neighbours in
-its finish bucket; the ``key`` that orders those who wait: its index, or less than all others if it was preempted;
-``offset`` = tokens computed - step, while it decodes; the second of a preempted one's last token."""
+SENT = _record(int32="place adapter tokens_in tokens_out produced behind")
+"""A request that was sent; small, as tens of thousands may wait: its place in the stream, what it asks, tokens
+``produced`` when it last waited, and the one ``behind`` it in its queue."""
 
-ADAPTER = _record(int64="first last runs place last_used lru_prev lru_next", float64="load_ms disk_ms")
-"""An adapter: the first and last of its requests that wait; running requests; where it is; the last step that used it;
-neighbours by last use; milliseconds to load it into a slot, and from disk before that."""
+REQUEST = _record(int32="older newer bucket_prev bucket_next", int64="key offset", float64="last_token")
+"""The same request once admitted: ``older`` and ``newer`` neighbours among the running; neighbours in its finish
+bucket; ``offset`` = tokens computed - step, while it decodes; and of a preempted one the ``key``, below those of all
+others, and the second of its last token."""
+
+ADAPTER = _record(int64="front first last runs place last_used lru_prev lru_next", float64="load_ms disk_ms")
+"""An adapter: of its requests that wait, the first preempted one, and the first and last of the others; running
+requests; where it is; the last step that used it; neighbours by last use; milliseconds to load it into a slot, and from
+disk before that."""
 
 
 class Setup(NamedTuple):
@@ -96,11 +96,11 @@ class State(NamedTuple):
     adapter: Ints  # (requests)
     tokens_in: Ints  # (requests)
     tokens_out: Ints  # (requests)
+    first_token: Floats  # (requests) seconds; nan if not within the horizon
+    finish: Floats  # (requests) seconds
     preempted: Ints  # (requests) times
-    sent: Ints  # (requests) which request of the stream each of `requests` is
-    requests: Any  # (requests) REQUEST, those that were sent
-    first_token: Floats  # (requests) seconds, of those that were sent; nan if not within the horizon
-    finish: Floats  # (requests) the same of the last token
+    sent: Any  # (requests) SENT, in order; no more than were sent
+    requests: Any  # (requests) REQUEST, the same requests
     adapters: Any  # (adapters + 2) ADAPTER; the last two anchor the lists by last use: on the GPU, in CPU memory only
     bucket: Ints  # (ring, a power of two) first of the requests that finish in a step
     residue: Ints  # (block) decoding requests by offset modulo the block size

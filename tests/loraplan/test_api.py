@@ -69,10 +69,12 @@ def test_the_same_seed_gives_the_same_plan(solver: str, oracle: Any) -> None:
 
 
 def test_settings_go_to_whom_they_are_for_and_into_the_plan() -> None:
-    plan = loraplan.solve(problem(), solver={"name": "best_fit", "slots": [7]}, oracle={"name": "twin", "horizon_s": 9})
+    plan = loraplan.solve(
+        problem(), solver={"name": "best_fit", "slots": [7]}, oracle={"name": "twin", "horizon_s": 90}
+    )
     assert {gpu.slots for gpu in plan.gpus} == {7}
     assert plan.solver.params == {"slots": (7,)}
-    assert plan.oracle.params["horizon_s"] == 9
+    assert plan.oracle.params["horizon_s"] == 90
 
 
 def test_a_config_is_solved_as_it_says_and_recorded(tmp_path: Path) -> None:
