@@ -7,12 +7,12 @@ It does what a list-based scheduler does (tests hold it equal to one) without to
 - the step in which a decoding request finishes is known when its prefill ends: finishes wait in a ring of buckets;
 - budgets never clip decoding requests (``max_num_seqs <= max_num_batched_tokens``), so at most one request, the last
   admitted, is in the middle of its prefill, and the preemption victim is the tail of a linked list;
-- a request's place in the waiting queue is its index (arrivals are in order), or a negative number once preempted;
-  every adapter has a list of those who wait, and two tournament trees over the heads of the lists tell who goes first:
-  of all adapters, and of those that run, for when the LoRA rule makes the scheduler skip everyone else; one list is
-  enough if every adapter has a slot;
+- a request's key in the waiting queue is its place in the stream (arrivals are in order), or a negative number once
+  preempted; every adapter has a list of those who wait, and two tournament trees over the heads of the lists tell who
+  goes first: of all adapters, and of those that run, for when the LoRA rule makes the scheduler skip everyone else; one
+  list is enough if every adapter has a slot;
 - adapters that do not run sit in two lists in order of last use: on the GPU, and in CPU memory only;
-- an arrival that the client never sends costs a look at the clock: only those sent get a record.
+- an arrival that the client never sends costs a look at the clock: only those sent get a record, and give it back.
 
 Rules: vLLM v1/core/sched/scheduler.py, v1/core/kv_cache_manager.py, lora/worker_manager.py of version 0.8.5; the rule
 set ``vllm-0.32`` differs in the KV gate (all blocks of the whole prompt must be free at admission).
@@ -80,12 +80,10 @@ def _enter(tree, q, key):  # type: ignore[no-untyped-def]
 
 @compiled
 def _head_changed(s, q):  # type: ignore[no-untyped-def]
-    queue = s.adapters[q]
-    key = NO_KEY if queue.first == NONE else queue.first
-    if queue.front != NONE:
-        key = s.requests[queue.front].key
+    first = s.adapters[q].first
+    key = NO_KEY if first == NONE else s.sent[first].key
     _enter(s.tree_all, q, key)
-    if s.tree_running.size > 0 and queue.runs > 0:
+    if s.tree_running.size > 0 and s.adapters[q].runs > 0:
         _enter(s.tree_running, q, key)
 
 
@@ -115,20 +113,18 @@ def _enqueue_front(s, r):  # type: ignore[no-untyped-def]
     q = _queue_of(s, r)
     g.waiting += 1
     g.front_key -= 1
-    s.requests[r].key = g.front_key
-    s.sent[r].behind = s.adapters[q].front
-    s.adapters[q].front = r
+    s.sent[r].key = g.front_key
+    s.sent[r].behind = s.adapters[q].first
+    if s.adapters[q].first == NONE:
+        s.adapters[q].last = r
+    s.adapters[q].first = r
     _head_changed(s, q)
 
 
 @compiled
 def _dequeue(s, q):  # type: ignore[no-untyped-def]
     """Take the first waiting request of queue ``q``."""
-    queue = s.adapters[q]
-    if queue.front != NONE:
-        queue.front = s.sent[queue.front].behind
-    else:
-        queue.first = s.sent[queue.first].behind
+    s.adapters[q].first = s.sent[s.adapters[q].first].behind
     s.totals[0].waiting -= 1
     _head_changed(s, q)
 
@@ -342,7 +338,7 @@ def _admit(s, setup, budget, n_joined):  # type: ignore[no-untyped-def]
         if best == NO_KEY:
             break
         q = best & ((s.tree_all.size >> 1) - 1)
-        r = s.adapters[q].front if s.adapters[q].front != NONE else s.adapters[q].first
+        r = s.adapters[q].first
         known = s.sent[r].tokens_in + s.sent[r].produced
         new = min(known, budget - prefill)
         if _ceil_div(known if setup.whole_prompt else new, setup.block) > g.free:
@@ -363,7 +359,7 @@ def _admit(s, setup, budget, n_joined):  # type: ignore[no-untyped-def]
 
 @compiled
 def _gap_bin(seconds):  # type: ignore[no-untyped-def]
-    place = int((math.log(max(seconds * 1e3, 1e-9)) - ITL_BIN_START) / ITL_BIN_WIDTH)
+    place = int((math.log(max(seconds * 1e3, 1e-9)) - ITL_BIN_START) * (1.0 / ITL_BIN_WIDTH))
     return min(max(place, 0), ITL_BINS - 1)
 
 
@@ -406,6 +402,8 @@ def _finish(s, r, end, seen):  # type: ignore[no-untyped-def]
         s.finish[s.sent[r].place] = end
     _stop_running(s, r)
     _stop_adapter(s, s.sent[r].adapter, g.step)
+    s.sent[r].behind = g.answered
+    g.answered = r
 
 
 @compiled
@@ -544,13 +542,18 @@ def _coast(s, setup, reason):  # type: ignore[no-untyped-def]
 
 @compiled
 def _send(s, i):  # type: ignore[no-untyped-def]
-    """Let the client send arrival ``i``; requests are numbered as they are sent."""
+    """Let the client send arrival ``i``, in the record of a request that is answered if there is one."""
     g = s.totals[0]
-    r = g.sent
+    r = g.answered
+    if r == NONE:
+        r = g.records
+        g.records += 1
+    else:
+        g.answered = s.sent[r].behind
     g.sent += 1
     g.waiting += 1
     request = s.sent[r]
-    request.place = i
+    request.place = request.key = i
     request.adapter = s.adapter[i]
     request.tokens_in = s.tokens_in[i]
     request.tokens_out = s.tokens_out[i]

@@ -115,8 +115,8 @@ def simulate(
     _check(profile, slots, max_rank, adapter_ranks, in_cpu)
     # A request that fills every block still fits: without the second limit one could preempt itself for ever.
     max_len = min(profile.limits.max_model_len, profile.kv_blocks(slots, max_rank) * profile.kv.block_tokens)
-    fits = requests.tokens_in < max_len
-    taken = requests if fits.all() else requests.select(fits)
+    fits = _below(requests.tokens_in, max_len)
+    taken = requests if fits is None else requests.select(fits)
     outstanding = len(requests) + 1 if max_outstanding is None else max_outstanding
     setup = _setup(profile, slots, max_rank, in_cpu, horizon_s, outstanding)
     state = _state(profile, setup, max_rank, adapter_ranks, taken, max_len)
@@ -138,16 +138,17 @@ def _check(profile: Profile, slots: int, max_rank: int, adapter_ranks: Ints, cpu
         raise BadInputError(f"cpu_slots must be at least slots, {slots} (got {cpu_slots})")
 
 
-def _collect(state: State, asked: Requests, fits: NDArray[np.bool_], horizon_s: float, kv_tokens: int) -> Run:
+def _collect(state: State, asked: Requests, fits: NDArray[np.bool_] | None, horizon_s: float, kv_tokens: int) -> Run:
     """What happened, with the requests that were too long back in their places."""
     totals = state.totals[0]
+    tokens_out = _expand(state.tokens_out, fits, asked.tokens_out)
     return Run(
         horizon_s=horizon_s,
-        requests=replace(asked, tokens_out=_expand(state.tokens_out, fits, asked.tokens_out)),
+        requests=asked if tokens_out is asked.tokens_out else replace(asked, tokens_out=tokens_out),
         first_token_s=_expand(state.first_token, fits, np.nan),
         finish_s=_expand(state.finish, fits, np.nan),
         preempted=_expand(state.preempted, fits, 0),
-        rejected=int((~fits & (asked.arrival_s < horizon_s)).sum()),
+        rejected=0 if fits is None else int((~fits & (asked.arrival_s < horizon_s)).sum()),
         lost=int(totals["arrived"] - totals["sent"]),
         steps=int(totals["step"]),
         loads_from_cpu=int(totals["from_cpu"]),
@@ -171,9 +172,14 @@ def _collect(state: State, asked: Requests, fits: NDArray[np.bool_], horizon_s: 
     )
 
 
-def _expand(values: NDArray[Any], where: NDArray[np.bool_], other: ArrayLike) -> NDArray[Any]:
+def _below(values: Ints, limit: int) -> NDArray[np.bool_] | None:
+    """Where ``values`` are below ``limit``; None if everywhere, which is found out faster."""
+    return values < limit if values.size and values.max() >= limit else None
+
+
+def _expand(values: NDArray[Any], where: NDArray[np.bool_] | None, other: ArrayLike) -> NDArray[Any]:
     """``values`` at the places where ``where`` is true, ``other`` elsewhere."""
-    if values.size == where.size:
+    if where is None:
         return values
     whole = np.broadcast_to(np.asarray(other, dtype=values.dtype), where.shape).copy()
     whole[where] = values
@@ -206,18 +212,20 @@ def _setup(
 
 def _state(profile: Profile, setup: Setup, max_rank: int, ranks: Ints, requests: Requests, max_len: int) -> State:
     n_requests, n_adapters = len(requests), int(ranks.size)
+    unanswered = min(n_requests, setup.max_outstanding)
     scarce = setup.slots < n_adapters
     leaves = _power_of_two(n_adapters) if scarce else 1
-    longest = int(requests.tokens_out.max()) if n_requests else 1
+    tokens_out = _cut(requests, max_len)
+    longest = int(tokens_out.max()) if n_requests else 1
 
     totals = np.zeros(1, dtype=TOTALS)
-    totals["tail"] = totals["partial"] = NONE
+    totals["answered"] = totals["tail"] = totals["partial"] = NONE
     totals["free"] = profile.kv_blocks(setup.slots, max_rank)
     totals["on_gpu"] = min(n_adapters, setup.slots)
     totals["in_cpu"] = min(n_adapters, setup.cpu_slots)
 
     adapters = np.zeros(n_adapters + 2, dtype=ADAPTER)
-    adapters["front"] = adapters["first"] = NONE
+    adapters["first"] = NONE
     adapters["last_used"] = np.arange(n_adapters + 2) - n_adapters - 1
     adapters["load_ms"][:n_adapters] = profile.load_ms.to_gpu + profile.load_ms.smaller_rank * (ranks < max_rank)
     adapters["disk_ms"][:n_adapters] = profile.load_ms.disk + profile.load_ms.disk_per_rank * ranks
@@ -228,12 +236,12 @@ def _state(profile: Profile, setup: Setup, max_rank: int, ranks: Ints, requests:
         arrival=np.ascontiguousarray(requests.arrival_s, dtype=np.float64),
         adapter=np.ascontiguousarray(requests.adapter, dtype=np.int64),
         tokens_in=np.ascontiguousarray(requests.tokens_in, dtype=np.int64),
-        tokens_out=_cut(requests, max_len),
+        tokens_out=tokens_out,
         first_token=np.full(n_requests, np.nan),
         finish=np.full(n_requests, np.nan),
         preempted=np.zeros(n_requests, dtype=np.int64),
-        sent=np.empty(n_requests, dtype=SENT),
-        requests=np.empty(n_requests, dtype=REQUEST),
+        sent=np.empty(unanswered, dtype=SENT),
+        requests=np.empty(unanswered, dtype=REQUEST),
         adapters=adapters,
         bucket=np.full(_power_of_two(longest + 1), NONE, dtype=np.int64),
         residue=np.zeros(setup.block, dtype=np.int64),
@@ -248,10 +256,11 @@ def _state(profile: Profile, setup: Setup, max_rank: int, ranks: Ints, requests:
 
 
 def _cut(requests: Requests, max_len: int) -> Ints:
-    """Tokens that come out before a request reaches ``max_len``."""
-    if not len(requests) or requests.tokens_in.max() + requests.tokens_out.max() <= max_len:
-        return np.ascontiguousarray(requests.tokens_out, dtype=np.int64)
-    return np.minimum(requests.tokens_out, max_len - requests.tokens_in)
+    """Tokens that come out before a request reaches ``max_len``; the very array if none is cut."""
+    asked = np.ascontiguousarray(requests.tokens_out, dtype=np.int64)
+    if not asked.size or requests.tokens_in.max() + asked.max() <= max_len:
+        return asked
+    return np.minimum(asked, max_len - requests.tokens_in)
 
 
 def _power_of_two(at_least: int) -> int:

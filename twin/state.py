@@ -44,27 +44,27 @@ def _record(**fields: str) -> np.dtype[np.void]:
 
 
 TOTALS = _record(
-    int64="step arrived sent waiting running decoding active free kv tail partial partial_done front_key "
-    "from_cpu from_disk preemptions on_gpu in_cpu max_kv max_waiting",
+    int64="step arrived sent records answered waiting running decoding active free kv tail partial partial_done "
+    "front_key from_cpu from_disk preemptions on_gpu in_cpu max_kv max_waiting",
     float64="now busy_s running_s waiting_s kv_token_s",
 )
-"""The server: requests ``arrived``, and ``sent`` of those; ``active`` adapters run; ``free`` blocks and ``kv`` tokens
-of the cache; ``tail`` was admitted last; ``partial`` is in the middle of its prefill, with ``partial_done`` tokens
-computed; ``front_key`` is the smallest queue key given out; the rest are counts and integrals over time."""
+"""The server: requests ``arrived``, and ``sent`` of those; ``records`` ever used, and the first of those whose request
+is ``answered``, to be used again; ``active`` adapters run; ``free`` blocks and ``kv`` tokens of the cache; ``tail`` was
+admitted last; ``partial`` is in the middle of its prefill, with ``partial_done`` tokens computed; ``front_key`` is the
+smallest queue key given out; the rest are counts and integrals over time."""
 
-SENT = _record(int32="place adapter tokens_in tokens_out produced behind")
-"""A request that was sent; small, as tens of thousands may wait: its place in the stream, what it asks, tokens
-``produced`` when it last waited, and the one ``behind`` it in its queue."""
+SENT = _record(int32="place key adapter tokens_in tokens_out produced behind")
+"""A request that was sent; small, as tens of thousands may wait: its ``place`` in the stream; the ``key`` that orders
+those who wait: its place, or less than all others once preempted; what it asks; tokens ``produced`` when it last
+waited; the one ``behind`` it in its queue, or among those answered."""
 
-REQUEST = _record(int32="older newer bucket_prev bucket_next", int64="key offset", float64="last_token")
+REQUEST = _record(int32="older newer bucket_prev bucket_next", int64="offset", float64="last_token")
 """The same request once admitted: ``older`` and ``newer`` neighbours among the running; neighbours in its finish
-bucket; ``offset`` = tokens computed - step, while it decodes; and of a preempted one the ``key``, below those of all
-others, and the second of its last token."""
+bucket; ``offset`` = tokens computed - step, while it decodes; the second of a preempted one's last token."""
 
-ADAPTER = _record(int64="front first last runs place last_used lru_prev lru_next", float64="load_ms disk_ms")
-"""An adapter: of its requests that wait, the first preempted one, and the first and last of the others; running
-requests; where it is; the last step that used it; neighbours by last use; milliseconds to load it into a slot, and from
-disk before that."""
+ADAPTER = _record(int64="first last runs place last_used lru_prev lru_next", float64="load_ms disk_ms")
+"""An adapter: the first and last of its requests that wait; running requests; where it is; the last step that used it;
+neighbours by last use; milliseconds to load it into a slot, and from disk before that."""
 
 
 class Setup(NamedTuple):
@@ -99,8 +99,8 @@ class State(NamedTuple):
     first_token: Floats  # (requests) seconds; nan if not within the horizon
     finish: Floats  # (requests) seconds
     preempted: Ints  # (requests) times
-    sent: Any  # (requests) SENT, in order; no more than were sent
-    requests: Any  # (requests) REQUEST, the same requests
+    sent: Any  # (as many as can be unanswered) SENT
+    requests: Any  # (the same) REQUEST
     adapters: Any  # (adapters + 2) ADAPTER; the last two anchor the lists by last use: on the GPU, in CPU memory only
     bucket: Ints  # (ring, a power of two) first of the requests that finish in a step
     residue: Ints  # (block) decoding requests by offset modulo the block size

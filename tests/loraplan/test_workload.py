@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from loraplan.errors import BadInputError
 from loraplan.workload import Adapter, Arrivals, Floats, Lengths, RateWorkload, Requests, TraceWorkload, Workload
@@ -54,6 +55,25 @@ def test_poisson_rates_are_met_within_their_noise(first: float, second: float, s
     for index, rate in enumerate((first, second)):
         expected = rate * 400
         assert abs((stream.adapter == index).sum() - expected) <= 6 * math.sqrt(expected) + 6
+
+
+def test_poisson_arrivals_are_dealt_by_rate_whatever_the_one_before() -> None:
+    rates = np.array([0.0, 3.0, 0.01, 1.0, 7.5, 0.3, 0.0, 40.0])
+    owner = RateWorkload(adapters(*rates), 2000.0).requests(3).adapter
+    share = rates / rates.sum()
+    asking = share > 0
+    assert set(owner) == set(np.flatnonzero(asking))
+    assert stats.chisquare(np.bincount(owner)[asking], share[asking] * owner.size).pvalue > 0.001
+    pairs = np.zeros((8, 8))
+    np.add.at(pairs, (owner[:-1:2], owner[1::2]), 1)
+    expected = np.outer(share, share) * pairs.sum()
+    often = expected > 10
+    assert stats.chisquare(pairs[often], expected[often] * pairs[often].sum() / expected[often].sum()).pvalue > 0.001
+
+
+def test_poisson_arrivals_are_as_likely_at_any_time() -> None:
+    times = RateWorkload(adapters(30.0, 10.0), 1000.0).requests(4).arrival_s
+    assert stats.kstest(times / 1000.0, "uniform").pvalue > 0.001
 
 
 @pytest.mark.parametrize("cv", [0.3, 0.7, 2.0, 4.0])
