@@ -28,6 +28,7 @@ from typing import Any
 
 from numba import njit
 
+from loraplan.profiles import EXPAND_TILE, GRAPH_TOKENS, LARGE_STEP_SPLIT, SHRINK_TILE, SMALL_TOKENS
 from twin.state import (
     CHANGED,
     CPU,
@@ -43,6 +44,7 @@ from twin.state import (
     SEQS,
     SLOTS,
     TOKENS,
+    WAITING,
 )
 
 
@@ -94,6 +96,35 @@ def _queue_of(s, r):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _count_waiting(s, a, more):  # type: ignore[no-untyped-def]
+    """Count ``more`` waiting requests of adapter ``a``."""
+    g = s.totals[0]
+    before = s.adapters[a].waits
+    s.adapters[a].waits = before + more
+    if before == 0 or before + more == 0:
+        g.waiting_set ^= s.marks[a] * WAITING
+        g.waiting_adapters += more
+
+
+@compiled
+def _label(s):  # type: ignore[no-untyped-def]
+    """Count the label of this moment, if it is new: which adapters run, and which have requests that wait."""
+    g = s.totals[0]
+    label = (g.running_set ^ g.waiting_set) | 1
+    if s.labels.size == 0 or label == g.label:
+        return
+    g.label = label
+    last = s.labels.size - 1
+    i = label >> 1 & last
+    while s.labels[i] != 0 and s.labels[i] != label:
+        i = i + 1 & last
+    if s.labels[i] == 0 and 2 * g.label_count < last:
+        s.labels[i] = label
+        g.label_count += 1
+        g.label_names += g.active + g.waiting_adapters
+
+
+@compiled
 def _enqueue(s, r):  # type: ignore[no-untyped-def]
     """Put a new request behind everyone who waits."""
     q = _queue_of(s, r)
@@ -111,6 +142,7 @@ def _enqueue_front(s, r):  # type: ignore[no-untyped-def]
     """Put a preempted request before everyone who waits."""
     g = s.totals[0]
     q = _queue_of(s, r)
+    _count_waiting(s, s.sent[r].adapter, 1)
     g.waiting += 1
     g.front_key -= 1
     s.sent[r].key = g.front_key
@@ -152,22 +184,23 @@ def _link_lru(s, anchor, a):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _start_adapter(s, a, n_loading):  # type: ignore[no-untyped-def]
-    """Count one more running request of ``a``; returns how many adapters are to be loaded in this step."""
+def _start_adapter(s, a, n_starting):  # type: ignore[no-untyped-def]
+    """Count one more running request of ``a``; returns how many adapters start to run in this step, kept in order."""
     g = s.totals[0]
     s.adapters[a].runs += 1
     if s.adapters[a].runs > 1:
-        return n_loading
+        return n_starting
     g.active += 1
+    g.running_set ^= s.marks[a]
     if s.tree_running.size == 0:
-        return n_loading
+        return n_starting
     _head_changed(s, a)
-    if s.adapters[a].place != DISK:
-        _unlink_lru(s, a)
-    if s.adapters[a].place == GPU:
-        return n_loading
-    s.loading[n_loading] = a
-    return n_loading + 1
+    i = n_starting
+    while i > 0 and s.starting[i - 1] > a:
+        s.starting[i] = s.starting[i - 1]
+        i -= 1
+    s.starting[i] = a
+    return n_starting + 1
 
 
 @compiled
@@ -178,6 +211,7 @@ def _stop_adapter(s, a, last_step):  # type: ignore[no-untyped-def]
     if s.adapters[a].runs > 0:
         return
     g.active -= 1
+    g.running_set ^= s.marks[a]
     if s.tree_running.size == 0:
         return
     _enter(s.tree_running, a, NO_KEY)
@@ -186,19 +220,29 @@ def _stop_adapter(s, a, last_step):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _load_adapters(s, setup, n_loading):  # type: ignore[no-untyped-def]
-    """Load this step's missing adapters into slots, evicting the least recently used; returns milliseconds."""
+def _load_adapters(s, setup, n_starting):  # type: ignore[no-untyped-def]
+    """Load what this step's adapters lack into slots, evicting the least recently used; returns milliseconds.
+
+    A step uses its adapters in order of index. One that is missing takes the slot of the adapter that was not used for
+    longest, and without slots to spare that may be one whose turn in this step is still to come: that one is then
+    loaded again in its turn, at the cost of the next, until an adapter goes that does not run.
+    """
     g = s.totals[0]
-    gpu_anchor, cpu_anchor = s.adapters.size - 2, s.adapters.size - 1
-    cost = 0.0
-    for i in range(n_loading):
-        a = s.loading[i]
+    cost, scan, n_evicted, i, j = 0.0, 0, 0, 0, 0
+    while i < n_starting or j < n_evicted:
+        if j == n_evicted or (i < n_starting and s.starting[i] < s.evicted[j]):
+            a = s.starting[i]
+            i += 1
+        else:
+            a = s.evicted[j]
+            j += 1
+        if s.adapters[a].place != DISK:
+            _unlink_lru(s, a)
+        if s.adapters[a].place == GPU:
+            continue
         cost += s.adapters[a].load_ms
         if g.on_gpu == setup.slots:
-            victim = s.adapters[gpu_anchor].lru_next
-            _unlink_lru(s, victim)
-            s.adapters[victim].place = CPU
-            _link_lru(s, cpu_anchor, victim)
+            scan, n_evicted = _evict(s, a, scan, n_evicted)
         else:
             g.on_gpu += 1
         if s.adapters[a].place == CPU:
@@ -207,13 +251,42 @@ def _load_adapters(s, setup, n_loading):  # type: ignore[no-untyped-def]
             cost += s.adapters[a].disk_ms
             g.from_disk += 1
             if g.in_cpu == setup.cpu_slots:
-                victim = s.adapters[cpu_anchor].lru_next
+                victim = s.adapters[s.adapters.size - 1].lru_next
                 _unlink_lru(s, victim)
                 s.adapters[victim].place = DISK
             else:
                 g.in_cpu += 1
         s.adapters[a].place = GPU
     return cost
+
+
+@compiled
+def _evict(s, a, scan, n_evicted):  # type: ignore[no-untyped-def]
+    """Free a slot for adapter ``a``, whose turn it is.
+
+    Idle adapters and those that start in this step are in a list by last use; if none of them was last used before the
+    last step, the victim is the first adapter of the last step that this one has not used yet.
+
+    Returns (index from which victims of the last step are left, running adapters evicted in this step).
+    """
+    last_step = s.totals[0].step - 1
+    victim = s.adapters[s.adapters.size - 2].lru_next
+    if s.adapters[victim].last_used == last_step:
+        victim = scan
+        while s.adapters[victim].place != GPU or (s.adapters[victim].runs > 0 and victim < a):
+            victim += 1
+        scan = victim + 1
+        if s.adapters[victim].last_used != last_step:
+            s.adapters[victim].last_used = last_step
+            s.evicted[n_evicted] = victim
+            n_evicted += 1
+        else:
+            _unlink_lru(s, victim)
+    else:
+        _unlink_lru(s, victim)
+    s.adapters[victim].place = CPU
+    _link_lru(s, s.adapters.size - 1, victim)
+    return scan, n_evicted
 
 
 @compiled
@@ -328,10 +401,10 @@ def _grow_running(s, setup):  # type: ignore[no-untyped-def]
 def _admit(s, setup, budget, n_joined):  # type: ignore[no-untyped-def]
     """Schedule the waiting, first come first served, as far as budgets, slots and KV blocks allow.
 
-    Returns (prefill tokens, prefills that end in this step, adapters to load, whether the KV gate closed).
+    Returns (prefill tokens, prefills that end in this step, adapters that start to run, whether the KV gate closed).
     """
     g = s.totals[0]
-    prefill, n_loading = 0, 0
+    prefill, n_starting = 0, 0
     while g.waiting > 0 and prefill < budget and g.running < setup.max_seqs:
         full = g.active == setup.slots and s.tree_running.size > 0
         best = s.tree_running[1] if full else s.tree_all[1]
@@ -342,10 +415,11 @@ def _admit(s, setup, budget, n_joined):  # type: ignore[no-untyped-def]
         known = s.sent[r].tokens_in + s.sent[r].produced
         new = min(known, budget - prefill)
         if _ceil_div(known if setup.whole_prompt else new, setup.block) > g.free:
-            return prefill, n_joined, n_loading, True
+            return prefill, n_joined, n_starting, True
         _dequeue(s, q)
+        _count_waiting(s, s.sent[r].adapter, -1)
         _run(s, r)
-        n_loading = _start_adapter(s, s.sent[r].adapter, n_loading)
+        n_starting = _start_adapter(s, s.sent[r].adapter, n_starting)
         g.free -= _ceil_div(new, setup.block)
         prefill += new
         if new == known:
@@ -354,7 +428,7 @@ def _admit(s, setup, budget, n_joined):  # type: ignore[no-untyped-def]
         else:
             g.partial = r
             g.partial_done = new
-    return prefill, n_joined, n_loading, False
+    return prefill, n_joined, n_starting, False
 
 
 @compiled
@@ -381,18 +455,23 @@ def _account(s, seconds, kv_token_s, reason):  # type: ignore[no-untyped-def]
 def _count(s, steps, kv, prefill, load_ms):  # type: ignore[no-untyped-def]
     """Add ``steps`` alike to the feature sums (see FEATURES), per step and per token that a decoding request got."""
     g = s.totals[0]
+    tokens = g.decoding + prefill
+    small = tokens <= SMALL_TOKENS
     for row in range(2):
         weight = 1.0 if row == 0 else float(g.decoding)
         sums = s.features[row]
         sums[0] += weight * steps
         sums[1] += weight * steps * g.running
         sums[2] += weight * kv
-        sums[3] += weight * steps * g.active
-        sums[4] += weight * prefill
-        sums[5] += weight * (steps * g.decoding + prefill)
-        sums[6] += weight * steps * g.active * g.running
-        sums[7] += weight * steps * g.waiting
-        sums[8] += weight * load_ms
+        sums[3] += 0.0 if small else weight * steps * g.active
+        sums[4] += weight * steps * g.active if small else 0.0
+        sums[5] += weight * prefill
+        sums[6] += weight * steps * _shrink_tiles(tokens)
+        sums[7] += weight * steps * _ceil_div(tokens, EXPAND_TILE)
+        sums[8] += weight * steps if tokens > GRAPH_TOKENS else 0.0
+        sums[9] += weight * steps * g.active * g.running
+        sums[10] += weight * steps * g.waiting
+        sums[11] += weight * load_ms
 
 
 @compiled
@@ -427,6 +506,8 @@ def _advance(s, setup, end, duration, n_joined):  # type: ignore[no-untyped-def]
         known = s.sent[r].tokens_in + s.sent[r].produced
         if seen and s.sent[r].produced == 0:
             s.first_token[s.sent[r].place] = end
+            if g.pause_from <= end < g.pause_to:
+                g.delay_s += g.pause_to - end
         elif seen:
             s.itl[_gap_bin(end - s.requests[r].last_token)] += 1.0
         s.sent[r].produced += 1
@@ -456,40 +537,49 @@ def _step(s, setup):  # type: ignore[no-untyped-def]
             s.joined[0] = r
             n_joined = 1
             g.partial = NONE
-    admitted, n_loading, gate = 0, 0, preempted
+    admitted, n_starting, gate = 0, 0, preempted
     if not preempted:
-        admitted, n_joined, n_loading, gate = _admit(s, setup, setup.max_tokens - decoding - chunk, n_joined)
+        admitted, n_joined, n_starting, gate = _admit(s, setup, setup.max_tokens - decoding - chunk, n_joined)
     prefill = chunk + admitted
     tokens = decoding + prefill
     if tokens == 0:
         return NOTHING
     g.kv += tokens
-    load_ms = _load_adapters(s, setup, n_loading)
-    milliseconds = (
-        _steady_ms(s, setup) + setup.per_token * tokens + setup.per_kv * g.kv + setup.per_prefill * prefill + load_ms
-    )
+    load_ms = _load_adapters(s, setup, n_starting)
+    milliseconds = _steady_ms(s, setup, tokens) + setup.per_kv * g.kv + setup.per_prefill * prefill + load_ms
     duration = milliseconds * 1e-3
     end = g.now + duration
     seconds = min(end, setup.horizon) - g.now
     reason = _reason(s, setup, tokens, gate)
     _account(s, seconds, seconds * g.kv, reason)
     _count(s, 1, g.kv, prefill, load_ms)
-    running = g.running
-    _advance(s, setup, end, duration, n_joined)
+    running, started = g.running, g.now
     g.now = end
+    _emit(s, started, 1)
+    _advance(s, setup, end, duration, n_joined)
     g.step += 1
     return reason if prefill == 0 and not preempted and g.running == running else CHANGED
 
 
 @compiled
-def _steady_ms(s, setup):  # type: ignore[no-untyped-def]
-    """The part of the step time that depends on nothing but who runs and how many wait."""
+def _shrink_tiles(tokens):  # type: ignore[no-untyped-def]
+    """Thread blocks of the LoRA shrink kernel per slot, in units of those of a small step's first tile."""
+    tiles = float(_ceil_div(tokens, SHRINK_TILE))
+    return tiles if tokens <= SMALL_TOKENS else tiles * LARGE_STEP_SPLIT
+
+
+@compiled
+def _steady_ms(s, setup, tokens):  # type: ignore[no-untyped-def]
+    """The part of the step time that depends on nothing but who runs, how many tokens they get, and how many wait."""
     g = s.totals[0]
     return (
         setup.step_base
         + setup.per_request * g.running
-        + setup.per_adapter * g.active
+        + (setup.per_small_adapter if tokens <= SMALL_TOKENS else setup.per_adapter) * g.active
         + setup.per_adapter_request * g.active * g.running
+        + setup.per_shrink_tile * _shrink_tiles(tokens)
+        + setup.per_expand_tile * _ceil_div(tokens, EXPAND_TILE)
+        + (setup.eager if tokens > GRAPH_TOKENS else 0.0)
         + setup.per_waiting * g.waiting
     )
 
@@ -511,12 +601,13 @@ def _coast(s, setup, reason):  # type: ignore[no-untyped-def]
     Whoever waits was refused in the step before and would be refused again: nothing is freed here.
     """
     g = s.totals[0]
-    arrival = s.arrival[g.arrived] if g.arrived < s.arrival.size else math.inf
-    steady_ms = _steady_ms(s, setup) + setup.per_token * g.decoding
+    until = min(_next_arrival(s), g.pause_from if g.now < g.pause_from else g.pause_to)
+    started = g.now
+    steady_ms = _steady_ms(s, setup, g.decoding)
     now, kv, free, step, decoding = g.now, g.kv, g.free, g.step, g.decoding
     last_slot, phase = s.bucket.size - 1, -step % setup.block
     kv_sum, kv_token_s, low, high, place = 0.0, 0.0, 0.0, 0.0, 0
-    while arrival > now and s.bucket[step & last_slot] == NONE:
+    while until > now and s.bucket[step & last_slot] == NONE:
         need = s.residue[phase]
         duration = 1e-3 * (steady_ms + setup.per_kv * (kv + decoding))
         if need > free or now + duration > setup.horizon:
@@ -538,6 +629,7 @@ def _coast(s, setup, reason):  # type: ignore[no-untyped-def]
     if steps > 0:
         _account(s, seconds, kv_token_s, reason)
         _count(s, steps, kv_sum, 0, 0.0)
+        _emit(s, started, steps)
 
 
 @compiled
@@ -554,19 +646,55 @@ def _send(s, i):  # type: ignore[no-untyped-def]
     g.waiting += 1
     request = s.sent[r]
     request.place = request.key = i
-    request.adapter = s.adapter[i]
+    request.adapter = s.turns[s.adapter[i]]
     request.tokens_in = s.tokens_in[i]
     request.tokens_out = s.tokens_out[i]
     request.produced = 0
     request.behind = NONE
+    _count_waiting(s, request.adapter, 1)
     _enqueue(s, r)
+
+
+@compiled
+def _pause(s, setup):  # type: ignore[no-untyped-def]
+    """Look for the frontend's pause that is next or lasts: it writes down all labels, every ``scrape`` seconds."""
+    g = s.totals[0]
+    while g.now >= g.pause_to:
+        g.pause_from = g.pause_to + setup.scrape
+        g.pause_to = g.pause_from + setup.per_series * g.label_count + setup.per_name * g.label_names
+        g.emitted = 0
+
+
+@compiled
+def _emit(s, started, steps):  # type: ignore[no-untyped-def]
+    """Count the gaps between tokens that the frontend's pause hides, of ``steps`` steps since ``started`` alike.
+
+    All but the last ended before the pause began or ended, whichever comes first after the start.
+    """
+    g = s.totals[0]
+    in_pause = steps - 1 if started >= g.pause_from else 0
+    if g.pause_from <= g.now < g.pause_to:
+        in_pause += 1
+    if in_pause > 0:
+        g.merged += g.decoding * (in_pause - 1 + g.emitted)
+        g.emitted = 1
+
+
+@compiled
+def _next_arrival(s):  # type: ignore[no-untyped-def]
+    """When the next arrival reaches the engine: those that come in a pause do at its end."""
+    g = s.totals[0]
+    if g.arrived == s.arrival.size:
+        return math.inf
+    arrival = s.arrival[g.arrived]
+    return g.pause_to if g.pause_from <= arrival < g.pause_to else arrival
 
 
 @compiled
 def _take_in_arrivals(s, setup):  # type: ignore[no-untyped-def]
     """Let those who have arrived by now wait; those who find too many unanswered before them are lost."""
     g = s.totals[0]
-    now, i = g.now, g.arrived
+    now, i = min(g.now, g.pause_from), g.arrived
     while i < s.arrival.size and s.arrival[i] <= now:
         if g.waiting + g.running < setup.max_outstanding:
             _send(s, i)
@@ -579,11 +707,13 @@ def run(s, setup):  # type: ignore[no-untyped-def]
     """Simulate from time 0 to the horizon (s): arrivals, one step, and so on; idle time is skipped."""
     g = s.totals[0]
     while g.now < setup.horizon:
+        _pause(s, setup)
         _take_in_arrivals(s, setup)
+        _label(s)
         outcome = _step(s, setup)
         if outcome >= 0:
             _coast(s, setup, outcome)
         elif outcome == NOTHING:
             if g.arrived == s.arrival.size:
                 return
-            g.now = s.arrival[g.arrived]
+            g.now = _next_arrival(s)

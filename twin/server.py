@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from loraplan.errors import BadInputError
-from loraplan.profiles import Profile
+from loraplan.profiles import Frontend, Profile, rank_tiles
 from loraplan.workload import Floats, Ints, Requests
 from twin import core
 from twin.state import (
@@ -30,6 +31,9 @@ from twin.state import (
     Setup,
     State,
 )
+
+MOST_LABELS = 1 << 17
+"""Places for labels of running and waiting adapters; more than half of them are never seen in an hour."""
 
 Resource = Literal["slots", "kv", "tokens", "seqs"]
 
@@ -81,6 +85,10 @@ class Run:
     blocked_s: dict[Resource, float]
     itl_counts: Floats
     features: Floats
+    merged_gaps: int
+    first_token_delay_s: float
+    label_count: int
+    label_names: int
 
 
 def simulate(
@@ -92,6 +100,7 @@ def simulate(
     horizon_s: float,
     cpu_slots: int | None = None,
     max_outstanding: int | None = None,
+    frontend: Frontend | None = None,
 ) -> Run:
     """Replay ``requests`` on one server of ``profile`` for ``horizon_s`` seconds.
 
@@ -107,6 +116,7 @@ def simulate(
         horizon_s: seconds to simulate.
         cpu_slots: adapters that CPU memory holds (``--max-cpu-loras``); None for all of them.
         max_outstanding: the client sends no request while so many are unanswered; None for no limit.
+        frontend: the HTTP server before the engine; None for one that takes no time.
 
     Raises:
         BadInputError: the server would not start, or a setting is out of range.
@@ -118,7 +128,7 @@ def simulate(
     fits = _below(requests.tokens_in, max_len)
     taken = requests if fits is None else requests.select(fits)
     outstanding = len(requests) + 1 if max_outstanding is None else max_outstanding
-    setup = _setup(profile, slots, max_rank, in_cpu, horizon_s, outstanding)
+    setup = _setup(profile, slots, max_rank, adapter_ranks.size, in_cpu, horizon_s, outstanding, frontend)
     state = _state(profile, setup, max_rank, adapter_ranks, taken, max_len)
     core.run(state, setup)
     return _collect(state, requests, fits, horizon_s, profile.kv_blocks(slots, max_rank) * profile.kv.block_tokens)
@@ -169,6 +179,10 @@ def _collect(state: State, asked: Requests, fits: NDArray[np.bool_] | None, hori
         },
         itl_counts=state.itl,
         features=state.features,
+        merged_gaps=int(totals["merged"]),
+        first_token_delay_s=float(totals["delay_s"]),
+        label_count=int(totals["label_count"]),
+        label_names=int(totals["label_names"]),
     )
 
 
@@ -187,8 +201,16 @@ def _expand(values: NDArray[Any], where: NDArray[np.bool_] | None, other: ArrayL
 
 
 def _setup(
-    profile: Profile, slots: int, max_rank: int, cpu_slots: int, horizon_s: float, max_outstanding: int
+    profile: Profile,
+    slots: int,
+    max_rank: int,
+    adapters: int,
+    cpu_slots: int,
+    horizon_s: float,
+    max_outstanding: int,
+    frontend: Frontend | None,
 ) -> Setup:
+    registered = min(adapters, cpu_slots)
     law, limits, block = profile.step_ms, profile.limits, profile.kv.block_tokens
     return Setup(
         slots=slots,
@@ -199,14 +221,20 @@ def _setup(
         whole_prompt=profile.rules == "vllm-0.32",
         max_outstanding=max_outstanding,
         horizon=float(horizon_s),
-        step_base=law.base + law.per_rank * max_rank + law.per_slot * slots,
+        step_base=law.base,
         per_request=law.per_request,
         per_kv=law.per_kv_token,
-        per_adapter=law.per_adapter + law.per_adapter_rank * max_rank,
+        per_adapter=law.adapter_ms(registered),
+        per_small_adapter=law.small_adapter_ms(registered, max_rank),
         per_adapter_request=law.per_adapter_request,
-        per_token=law.per_slot_token * slots,
+        per_shrink_tile=law.per_slot_shrink * slots * rank_tiles(max_rank),
+        per_expand_tile=law.per_slot_expand * slots,
+        eager=law.eager,
         per_prefill=law.per_prefill_token,
         per_waiting=law.per_waiting,
+        scrape=math.inf if frontend is None else frontend.scrape_s,
+        per_series=0.0 if frontend is None else 1e-3 * frontend.per_series,
+        per_name=0.0 if frontend is None else 1e-3 * frontend.per_name,
     )
 
 
@@ -220,21 +248,26 @@ def _state(profile: Profile, setup: Setup, max_rank: int, ranks: Ints, requests:
 
     totals = np.zeros(1, dtype=TOTALS)
     totals["answered"] = totals["tail"] = totals["partial"] = NONE
+    totals["pause_from"] = totals["pause_to"] = math.inf if setup.scrape == math.inf else 0.0
     totals["free"] = profile.kv_blocks(setup.slots, max_rank)
     totals["on_gpu"] = min(n_adapters, setup.slots)
     totals["in_cpu"] = min(n_adapters, setup.cpu_slots)
 
     adapters = np.zeros(n_adapters + 2, dtype=ADAPTER)
     adapters["first"] = NONE
-    adapters["last_used"] = np.arange(n_adapters + 2) - n_adapters - 1
-    adapters["load_ms"][:n_adapters] = profile.load_ms.to_gpu + profile.load_ms.smaller_rank * (ranks < max_rank)
-    adapters["disk_ms"][:n_adapters] = profile.load_ms.disk + profile.load_ms.disk_per_rank * ranks
-    _fill_caches(adapters, int(totals["on_gpu"][0]), int(totals["in_cpu"][0]))
+    turns = order_of_use(n_adapters)
+    adapters["last_used"][turns] = np.arange(n_adapters) - n_adapters - 1
+    adapters["load_ms"][turns] = profile.load_ms.to_gpu + profile.load_ms.smaller_rank * (ranks < max_rank)
+    adapters["disk_ms"][turns] = profile.load_ms.disk + profile.load_ms.disk_per_rank * ranks
+    _fill_caches(adapters, turns, int(totals["on_gpu"][0]), int(totals["in_cpu"][0]))
 
     return State(
         totals=totals,
         arrival=np.ascontiguousarray(requests.arrival_s, dtype=np.float64),
         adapter=np.ascontiguousarray(requests.adapter, dtype=np.int64),
+        turns=turns,
+        marks=np.random.default_rng(1).integers(1 << 62, size=n_adapters),
+        labels=np.zeros(MOST_LABELS if setup.scrape < math.inf else 0, dtype=np.int64),
         tokens_in=np.ascontiguousarray(requests.tokens_in, dtype=np.int64),
         tokens_out=tokens_out,
         first_token=np.full(n_requests, np.nan),
@@ -246,7 +279,8 @@ def _state(profile: Profile, setup: Setup, max_rank: int, ranks: Ints, requests:
         bucket=np.full(_power_of_two(longest + 1), NONE, dtype=np.int64),
         residue=np.zeros(setup.block, dtype=np.int64),
         joined=np.zeros(setup.max_seqs, dtype=np.int64),
-        loading=np.zeros(n_adapters, dtype=np.int64),
+        starting=np.zeros(n_adapters, dtype=np.int64),
+        evicted=np.zeros(n_adapters, dtype=np.int64),
         tree_all=np.full(2 * leaves, NO_KEY, dtype=np.int64),
         tree_running=np.full(2 * leaves if scarce else 0, NO_KEY, dtype=np.int64),
         itl=np.zeros(ITL_BINS),
@@ -267,13 +301,19 @@ def _power_of_two(at_least: int) -> int:
     return 1 << max(0, at_least - 1).bit_length()
 
 
-def _fill_caches(adapters: NDArray[np.void], on_gpu: int, in_cpu: int) -> None:
+def order_of_use(n_adapters: int) -> Ints:
+    """Shape (adapters,): the place of each in the order in which a step uses its adapters.
+
+    vLLM goes through a set of them, hashed by name: an order that stays, and has to do with nothing else.
+    """
+    return np.random.default_rng(n_adapters).permutation(n_adapters)
+
+
+def _fill_caches(adapters: NDArray[np.void], turns: Ints, on_gpu: int, in_cpu: int) -> None:
     """Put the adapters loaded last into the slots, those before them into CPU memory, and link both by last use."""
-    n = adapters.size - 2
-    place = adapters["place"][:n]
-    place[n - in_cpu :] = CPU
-    place[n - on_gpu :] = GPU
-    for anchor, where in ((n, GPU), (n + 1, CPU)):
-        ring = np.concatenate(([anchor], np.flatnonzero(place == where), [anchor]))
+    n = turns.size
+    for anchor, where, held in ((n, GPU, turns[n - on_gpu :]), (n + 1, CPU, turns[n - in_cpu : n - on_gpu])):
+        adapters["place"][held] = where
+        ring = np.concatenate(([anchor], held, [anchor]))
         adapters["lru_next"][ring[:-1]] = ring[1:]
         adapters["lru_prev"][ring[1:]] = ring[:-1]

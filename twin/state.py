@@ -17,14 +17,19 @@ DISK, CPU, GPU = range(3)
 # What ended a step's admissions.
 SLOTS, KV, TOKENS, SEQS = range(4)
 CHANGED, NOTHING = -1, -2
+WAITING = 0x1E3779B97F4A7C15
+"""Factor that tells the sets of adapters that wait from those of adapters that run."""
 
 FEATURES = (
     "steps",
     "requests",
     "kv_tokens",
     "adapters",
+    "small_adapters",
     "prefill_tokens",
-    "tokens",
+    "shrink_tiles",
+    "expand_tiles",
+    "eager",
     "adapters_x_requests",
     "waiting",
     "load_ms",
@@ -45,13 +50,19 @@ def _record(**fields: str) -> np.dtype[np.void]:
 
 TOTALS = _record(
     int64="step arrived sent records answered waiting running decoding active free kv tail partial partial_done "
-    "front_key from_cpu from_disk preemptions on_gpu in_cpu max_kv max_waiting",
-    float64="now busy_s running_s waiting_s kv_token_s",
+    "front_key from_cpu from_disk preemptions on_gpu in_cpu max_kv max_waiting "
+    "running_set waiting_set waiting_adapters label label_count label_names emitted merged",
+    float64="now busy_s running_s waiting_s kv_token_s pause_from pause_to delay_s",
 )
 """The server: requests ``arrived``, and ``sent`` of those; ``records`` ever used, and the first of those whose request
 is ``answered``, to be used again; ``active`` adapters run; ``free`` blocks and ``kv`` tokens of the cache; ``tail`` was
 admitted last; ``partial`` is in the middle of its prefill, with ``partial_done`` tokens computed; ``front_key`` is the
-smallest queue key given out; the rest are counts and integrals over time."""
+smallest queue key given out; the rest are counts and integrals over time.
+
+The frontend: two sums of marks name the adapters that run and those with requests that wait; ``label`` is the last pair
+seen, ``label_count`` pairs were different, with ``label_names`` names in them; it pauses from ``pause_from`` to
+``pause_to``, and has ``emitted`` tokens of a step to come out after that; ``merged`` gaps between tokens that the client
+does not see, and seconds of delay of first tokens."""
 
 SENT = _record(int32="place key adapter tokens_in tokens_out produced behind")
 """A request that was sent; small, as tens of thousands may wait: its ``place`` in the stream; the ``key`` that orders
@@ -62,9 +73,9 @@ REQUEST = _record(int32="older newer bucket_prev bucket_next", int64="offset", f
 """The same request once admitted: ``older`` and ``newer`` neighbours among the running; neighbours in its finish
 bucket; ``offset`` = tokens computed - step, while it decodes; the second of a preempted one's last token."""
 
-ADAPTER = _record(int64="first last runs place last_used lru_prev lru_next", float64="load_ms disk_ms")
-"""An adapter: the first and last of its requests that wait; running requests; where it is; the last step that used it;
-neighbours by last use; milliseconds to load it into a slot, and from disk before that."""
+ADAPTER = _record(int64="first last waits runs place last_used lru_prev lru_next", float64="load_ms disk_ms")
+"""An adapter: the first and last of its requests that wait; how many wait and how many run; where it is; the last step
+that used it; neighbours by last use; milliseconds to load it into a slot, and from disk before that."""
 
 
 class Setup(NamedTuple):
@@ -82,10 +93,16 @@ class Setup(NamedTuple):
     per_request: float
     per_kv: float
     per_adapter: float
+    per_small_adapter: float
     per_adapter_request: float
-    per_token: float
+    per_shrink_tile: float
+    per_expand_tile: float
+    eager: float
     per_prefill: float
     per_waiting: float
+    scrape: float
+    per_series: float
+    per_name: float
 
 
 class State(NamedTuple):
@@ -94,6 +111,9 @@ class State(NamedTuple):
     totals: Any  # (1) TOTALS
     arrival: Floats  # (requests) seconds, non-decreasing
     adapter: Ints  # (requests)
+    turns: Ints  # (adapters) where each is in all other arrays of adapters: in the order in which steps use them
+    marks: Ints  # (adapters) random numbers, whose sums modulo two name sets of adapters
+    labels: Ints  # (a power of two, or none) the sets seen: a hash table, 0 where it is empty
     tokens_in: Ints  # (requests)
     tokens_out: Ints  # (requests)
     first_token: Floats  # (requests) seconds; nan if not within the horizon
@@ -105,7 +125,8 @@ class State(NamedTuple):
     bucket: Ints  # (ring, a power of two) first of the requests that finish in a step
     residue: Ints  # (block) decoding requests by offset modulo the block size
     joined: Ints  # (max_seqs) requests whose prefill ends in this step
-    loading: Ints  # (adapters) adapters to load in this step
+    starting: Ints  # (adapters) adapters that run from this step on
+    evicted: Ints  # (adapters) adapters that run and lost their slot in this step
     tree_all: Ints  # (2 * leaves) whose first request goes first; of one queue if every adapter has a slot
     tree_running: Ints  # (2 * leaves) the same among adapters that run; empty if every adapter has a slot
     itl: Floats  # (ITL_BINS) inter-token gaps

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from loraplan.profiles import LoadTimes, Profile, StepLaw
+from loraplan.profiles import LoadTimes, Profile, StepLaw, rank_tiles
 from loraplan.workload import Floats, Lengths
 from twin.measured import MeasuredRun, replay, seed_of
 from twin.parallel import spread
@@ -28,16 +28,18 @@ LOADS = "loads"
 
 TERMS: dict[str, Callable[[Mapping[str, float]], float]] = {
     "base": lambda step: 1.0,
-    "per_rank": lambda step: step["max_rank"],
-    "per_slot": lambda step: step["slots"],
     "per_request": lambda step: step["requests"],
     "per_kv_token": lambda step: step["kv_tokens"],
     "per_prefill_token": lambda step: step["prefill_tokens"],
-    "per_adapter": lambda step: step["adapters"],
-    "per_adapter_rank": lambda step: step["adapters"] * step["max_rank"],
-    "per_adapter_request": lambda step: step["adapters_x_requests"],
-    "per_slot_token": lambda step: step["slots"] * step["tokens"],
     "per_waiting": lambda step: step["waiting"],
+    "eager": lambda step: step["eager"],
+    "per_adapter": lambda step: step["adapters"],
+    "per_small_adapter": lambda step: step["small_adapters"],
+    "per_small_adapter_rank": lambda step: step["small_adapters"] * step["max_rank"],
+    "per_registered": lambda step: (step["adapters"] + step["small_adapters"]) * step["registered"],
+    "per_adapter_request": lambda step: step["adapters_x_requests"],
+    "per_slot_shrink": lambda step: step["shrink_tiles"] * step["slots"] * rank_tiles(int(step["max_rank"])),
+    "per_slot_expand": lambda step: step["expand_tiles"] * step["slots"],
     LOADS: lambda step: step["load_ms"],
 }
 """What each term of the step law multiplies, given the mean contents of a step."""
@@ -207,7 +209,11 @@ def step_equation(run: MeasuredRun, seen: Run, loads: float) -> Equation:
 def _contents(run: MeasuredRun, sums: Floats, loads: float) -> dict[str, float]:
     means = dict(zip(FEATURES, (sums / sums[0]).tolist(), strict=True))
     means["load_ms"] *= loads
-    return means | {"slots": float(run.slots), "max_rank": float(run.max_rank)}
+    return means | {
+        "slots": float(run.slots),
+        "max_rank": float(run.max_rank),
+        "registered": float(run.adapters),
+    }
 
 
 def solve(tokens: Sequence[Equation], steps: Sequence[Equation], given: Mapping[str, float]) -> StepFit:

@@ -38,30 +38,60 @@ class KVLaw(_Part):
     block_tokens: TokenCount
 
 
+SMALL_TOKENS = 120
+"""Steps of up to so many tokens are small: padded to a captured CUDA graph, a multiple of 8, they have less than the
+128 from which vLLM's shrink kernel splits its inner dimension by 8 instead of 64 (lora/ops/triton_ops/lora_shrink.py).
+"""
+LARGE_STEP_SPLIT = 8 / 64
+SHRINK_TILE, EXPAND_TILE, RANK_TILE = 32, 64, 16
+"""Tokens per thread block of vLLM's two LoRA kernels, and ranks per thread block of the first."""
+GRAPH_TOKENS = 512
+"""Steps of more tokens run without CUDA graphs (vLLM's default capture sizes)."""
+
+
+def rank_tiles(max_rank: int) -> int:
+    """Thread blocks of the shrink kernel that ``max_rank`` takes."""
+    return -(-max_rank // RANK_TILE)
+
+
 class StepLaw(_Part):
     """Milliseconds that one engine step takes, as a sum of non-negative terms.
 
-    ``base + per_rank*R + per_slot*S + per_request*B + per_kv_token*KV + per_prefill_token*P + per_adapter*A
-    + per_adapter_rank*A*R + per_adapter_request*A*B + per_slot_token*S*T + per_waiting*W`` + loads,
-    with R ``max_lora_rank``, S slots, B requests scheduled, KV tokens they hold in the cache after the step, P prefill
-    tokens and T all tokens in the step, A distinct adapters in the step, W requests left waiting.
+    ``base + per_request*B + per_kv_token*KV + per_prefill_token*P + per_waiting*W + eager*[T > 512]
+    + (per_adapter + per_registered*N + per_adapter_request*B) * A
+    + (per_slot_shrink*ceil(R/16)*ceil(T/32)/8 + per_slot_expand*ceil(T/64)) * S`` + loads,
+    and in a small step, of T <= 120, without the division by 8 and with ``per_small_adapter +
+    per_small_adapter_rank*R`` for ``per_adapter``; with T tokens in the step, P of them of prompts, B requests, KV
+    tokens they hold in the cache after the step, A distinct adapters, W requests left waiting, S slots, R
+    ``max_lora_rank``, N adapters in CPU memory.
 
-    Slots cost time even if empty: vLLM's LoRA kernels launch thread blocks for every slot and tile of tokens, and those
-    without work exit early (vllm/lora/ops/triton_ops), hence S and S*T. A request that waits is looked at in every step
-    (v1/core/sched/scheduler.py), hence W.
+    Slots cost time even if empty: the grids of vLLM's LoRA kernels have thread blocks for every slot and tile of
+    tokens, and those without work exit early (lora/ops/triton_ops/lora_shrink.py and lora_expand.py). The worker lists
+    all registered adapters once for each adapter of the step (lora/worker_manager.py, ``add_adapter``), hence A*N. A
+    request that waits for a slot is looked at in every step (v1/core/sched/scheduler.py), hence W.
     """
 
     base: Annotated[Positive, Field(le=MOST_MS)]
-    per_rank: Milliseconds = 0.0
-    per_slot: Milliseconds
     per_request: Milliseconds
     per_kv_token: Milliseconds
     per_prefill_token: Milliseconds
-    per_adapter: Milliseconds
-    per_adapter_rank: Milliseconds = 0.0
-    per_adapter_request: Milliseconds = 0.0
-    per_slot_token: Milliseconds = 0.0
     per_waiting: Milliseconds = 0.0
+    eager: Milliseconds = 0.0
+    per_adapter: Milliseconds
+    per_small_adapter: Milliseconds
+    per_small_adapter_rank: Milliseconds = 0.0
+    per_registered: Milliseconds = 0.0
+    per_adapter_request: Milliseconds = 0.0
+    per_slot_shrink: Milliseconds = 0.0
+    per_slot_expand: Milliseconds = 0.0
+
+    def adapter_ms(self, registered: int) -> float:
+        """What each distinct adapter of a step costs, ``registered`` of them in CPU memory, but for A*B."""
+        return self.per_adapter + self.per_registered * registered
+
+    def small_adapter_ms(self, registered: int, max_rank: int) -> float:
+        """The same in a small step."""
+        return self.per_small_adapter + self.per_small_adapter_rank * max_rank + self.per_registered * registered
 
 
 class LoadTimes(_Part):
@@ -75,6 +105,22 @@ class LoadTimes(_Part):
     smaller_rank: Milliseconds = 0.0
     disk: Milliseconds
     disk_per_rank: Milliseconds = 0.0
+
+
+class Frontend(_Part):
+    """The HTTP server before the engine, and a monitor that reads its ``/metrics`` every ``scrape_s`` seconds.
+
+    vLLM's gauge ``lora_requests_info`` is a new time series for every set of adapters that runs and waits
+    (v1/metrics/loggers.py), and none is ever dropped: writing them down stops the server for ``per_series`` +
+    ``per_name`` * names in it, each, in ms. Requests that come meanwhile reach the engine, and tokens the client,
+    afterwards. Without that a first token takes ``ttft`` + ``ttft_per_request`` * running requests, ms, on its way.
+    """
+
+    scrape_s: Annotated[Positive, Field(le=1e9)]
+    per_series: Milliseconds
+    per_name: Milliseconds
+    ttft: Milliseconds
+    ttft_per_request: Milliseconds
 
 
 class Limits(_Part):

@@ -14,6 +14,7 @@ import numpy as np
 
 from loraplan.profiles import Profile
 from loraplan.workload import Floats, Ints, Requests
+from twin.server import order_of_use
 
 
 @dataclass
@@ -149,7 +150,7 @@ class _Scheduler:
 
 
 class _Adapters:
-    """GPU slots and CPU memory, each as a plain set; who leaves is looked up by the time of last use."""
+    """GPU slots and CPU memory: two caches that lose their oldest adapter first, as in vllm/lora/worker_manager.py."""
 
     def __init__(self, profile: Profile, ranks: list[int], slots: int, cpu_slots: int, max_rank: int) -> None:
         assert cpu_slots >= slots
@@ -159,61 +160,61 @@ class _Adapters:
         self.cpu_slots = cpu_slots
         self.max_rank = max_rank
         n = len(ranks)
-        self.last_used = {adapter: adapter - n - 1 for adapter in range(n)}
-        newest_first = list(range(n))[::-1]
-        self.on_gpu = set(newest_first[:slots])
-        self.on_cpu = set(newest_first[:cpu_slots])
+        self.order = order_of_use(n)
+        self.on_gpu = dict.fromkeys(range(n)[-slots:])
+        self.on_cpu = dict.fromkeys(range(n)[-cpu_slots:])
         self.loads_from_cpu = 0
         self.loads_from_disk = 0
 
-    def use(self, used: set[int], step: int) -> float:
-        """Bring the adapters of a step to the GPU; the milliseconds that this takes."""
+    def use(self, used: set[int]) -> float:
+        """Bring the adapters of a step to the GPU, one after the other; the milliseconds that this takes."""
         ms = 0.0
-        for adapter in sorted(used):
-            if adapter in self.on_gpu:
-                continue
-            # The GPU's victim leaves first: what is in a slot is always in CPU memory too.
-            self._make_room(self.on_gpu, self.slots, used)
-            ms += self.times.to_gpu
-            if self.ranks[adapter] < self.max_rank:
-                ms += self.times.smaller_rank
-            if adapter in self.on_cpu:
-                self.loads_from_cpu += 1
-            else:
-                self._make_room(self.on_cpu, self.cpu_slots, used)
+        for adapter in sorted(used, key=lambda adapter: int(self.order[adapter])):
+            in_cpu = adapter in self.on_cpu
+            if not in_cpu:
                 ms += self.times.disk + self.times.disk_per_rank * self.ranks[adapter]
-                self.loads_from_disk += 1
-                self.on_cpu.add(adapter)
-            self.on_gpu.add(adapter)
-            assert self.on_gpu <= self.on_cpu
-        for adapter in used:
-            self.last_used[adapter] = step
+                if len(self.on_cpu) == self.cpu_slots:
+                    oldest = next(iter(self.on_cpu))
+                    del self.on_cpu[oldest]
+                    self.on_gpu.pop(oldest, None)
+            self._renew(self.on_cpu, adapter)
+            if adapter not in self.on_gpu:
+                ms += self.times.to_gpu + (self.times.smaller_rank if self.ranks[adapter] < self.max_rank else 0.0)
+                self.loads_from_cpu += in_cpu
+                self.loads_from_disk += not in_cpu
+                if len(self.on_gpu) == self.slots:
+                    del self.on_gpu[next(iter(self.on_gpu))]
+            self._renew(self.on_gpu, adapter)
+            assert set(self.on_gpu) <= set(self.on_cpu)
+        assert used <= set(self.on_gpu)
         return ms
 
-    def _make_room(self, cache: set[int], size: int, used: set[int]) -> None:
-        if len(cache) == size:
-            cache.remove(min(cache - used, key=lambda adapter: (self.last_used[adapter], adapter)))
+    @staticmethod
+    def _renew(cache: dict[int, None], adapter: int) -> None:
+        cache.pop(adapter, None)
+        cache[adapter] = None
 
 
-def _forward_ms(profile: Profile, step: _Step, slots: int, max_rank: int, waiting: int) -> float:
+def _forward_ms(profile: Profile, step: _Step, server: _Adapters, waiting: int) -> float:
     law = profile.step_ms
     requests = len(step.tokens)
     kv = sum(request.computed + new for request, new in step.tokens)
     adapters = len({request.adapter for request, _ in step.tokens})
     prefill = sum(new for request, new in step.tokens if not request.decoding)
     total = sum(new for _, new in step.tokens)
+    registered = min(len(server.ranks), server.cpu_slots)
+    small = total <= 120
+    per_adapter = law.per_small_adapter + law.per_small_adapter_rank * server.max_rank if small else law.per_adapter
+    shrink = math.ceil(server.max_rank / 16) * math.ceil(total / 32) * (1 if small else 1 / 8)
     return (
         law.base
         + law.per_request * requests
         + law.per_kv_token * kv
-        + law.per_adapter * adapters
-        + law.per_adapter_rank * adapters * max_rank
-        + law.per_slot * slots
         + law.per_prefill_token * prefill
-        + law.per_adapter_request * adapters * requests
-        + law.per_slot_token * slots * total
-        + law.per_rank * max_rank
         + law.per_waiting * waiting
+        + (law.eager if total > 512 else 0.0)
+        + (per_adapter + law.per_registered * registered + law.per_adapter_request * requests) * adapters
+        + (law.per_slot_shrink * shrink + law.per_slot_expand * math.ceil(total / 64)) * server.slots
     )
 
 
@@ -262,9 +263,9 @@ def reference_simulate(
             t = arrivals[to_come[0]]
             continue
 
-        load_ms = adapters.use({request.adapter for request, _ in step.tokens}, run.steps)
+        load_ms = adapters.use({request.adapter for request, _ in step.tokens})
         start = t
-        t += (_forward_ms(profile, step, slots, max_rank, len(scheduler.waiting)) + load_ms) / 1000.0
+        t += (_forward_ms(profile, step, adapters, len(scheduler.waiting)) + load_ms) / 1000.0
         in_horizon = min(t, horizon_s) - start
         run.steps += 1
 

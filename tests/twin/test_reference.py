@@ -13,7 +13,7 @@ from support.scenarios import MAX_RANK, REGIMES, RULES, Scenario, make_profile, 
 from loraplan.profiles import load_profile
 from loraplan.workload import Adapter, Floats, Lengths, RateWorkload
 from twin import state
-from twin.server import simulate
+from twin.server import order_of_use, simulate
 
 COUNTS = ("steps", "loads_from_cpu", "loads_from_disk", "preemptions", "rejected", "max_kv_tokens", "max_waiting")
 INTEGRALS = ("running_s", "waiting_s", "kv_token_s", "busy_s")
@@ -136,31 +136,50 @@ def test_one_request_takes_one_step_per_token(simulator: Any) -> None:
     assert run.max_kv_tokens == 22
 
 
+LAW = {
+    "base": 1000.0,
+    "per_request": 100.0,
+    "per_kv_token": 10.0,
+    "per_adapter": 4e7,
+    "per_small_adapter": 1.0,
+    "per_small_adapter_rank": 0.1,
+    "per_registered": 0.01,
+    "per_prefill_token": 0.001,
+    "per_adapter_request": 0.0001,
+    "per_slot_shrink": 2000.0,
+    "per_slot_expand": 3e5,
+    "eager": 6e9,
+    "per_waiting": 3e6,
+}
+"""A step law of terms that can be told apart in their sum; the server by hand has 8 slots of rank 16, 8 adapters."""
+
+
 @simulators
-def test_step_law_adds_every_term(simulator: Any) -> None:
-    profile = make_profile(
-        step_ms={
-            "base": 1000.0,
-            "per_request": 100.0,
-            "per_kv_token": 10.0,
-            "per_adapter": 1.0,
-            "per_adapter_rank": 0.1,
-            "per_slot": 0.01,
-            "per_prefill_token": 0.001,
-            "per_adapter_request": 0.0001,
-            "per_rank": 20000.0,
-            "per_slot_token": 7e4,
-            "per_waiting": 3e6,
-        },
-        max_num_seqs=2,
-    )
-    run = by_hand(simulator, profile, make_requests([0, 0, 0], [0, 1, 1], [2, 3, 4], [2, 1, 1]), horizon_s=1e8)
-    fixed = 1000 + 0.01 * 8 + 20000 * 16
-    first = fixed + 100 * 2 + 10 * 5 + 1 * 2 + 0.1 * 2 * 16 + 0.001 * 5 + 0.0001 * 2 * 2 + 7e4 * 8 * 5 + 3e6 * 1
-    second = fixed + 100 * 2 + 10 * 7 + 1 * 2 + 0.1 * 2 * 16 + 0.001 * 4 + 0.0001 * 2 * 2 + 7e4 * 8 * 5
+def test_step_law_adds_every_term_of_a_small_step(simulator: Any) -> None:
+    profile = make_profile(step_ms=LAW, max_num_seqs=2)
+    run = by_hand(simulator, profile, make_requests([0, 0, 0], [0, 1, 1], [2, 3, 4], [2, 1, 1]), horizon_s=1e9)
+    each = 1000 + 2 * 100 + 2 * (1 + 0.1 * 16 + 0.01 * 8 + 0.0001 * 2) + 8 * (2000 + 3e5)
+    first = each + 10 * 5 + 0.001 * 5 + 3e6 * 1
+    second = each + 10 * 7 + 0.001 * 4
     end = (first + second) / 1000
     np.testing.assert_allclose(run.first_token_s, [first / 1000, first / 1000, end])
     np.testing.assert_allclose(run.finish_s, [end, first / 1000, end])
+
+
+@simulators
+@pytest.mark.parametrize(
+    ("tokens", "ms"),
+    [
+        (120, 1 + 0.1 * 16 + 8 * (4 * 2000 + 2 * 3e5)),
+        (121, 4e7 + 8 * (4 / 8 * 2000 + 2 * 3e5)),
+        (512, 4e7 + 8 * (16 / 8 * 2000 + 8 * 3e5)),
+        (513, 4e7 + 8 * (17 / 8 * 2000 + 9 * 3e5) + 6e9),
+    ],
+)
+def test_step_law_of_more_tokens(simulator: Any, tokens: int, ms: float) -> None:
+    run = by_hand(simulator, make_profile(step_ms=LAW), make_requests([0], 0, tokens, 1), horizon_s=1e9)
+    rest = 1000 + 100 + 0.01 * 8 + 0.0001 + (10 + 0.001) * tokens
+    np.testing.assert_allclose(run.finish_s, [(ms + rest) / 1000])
 
 
 @simulators
@@ -226,6 +245,20 @@ def test_adapters_not_in_a_slot_are_loaded_before_the_step(simulator: Any) -> No
     np.testing.assert_allclose(run.finish_s, np.array([0, 2, 4, 6, 8]) + delay)
     assert run.loads_from_cpu == 2
     assert run.loads_from_disk == 2
+
+
+@simulators
+def test_adapter_that_runs_loses_its_slot_to_one_whose_turn_comes_before(simulator: Any) -> None:
+    # At the start the six slots hold all but adapter 0, whose turn comes first. All six run, and the fourth ends with
+    # the first step. Adapter 0 takes the slot of the first that ran, that one the slot of the second, the second that
+    # of the third, the third that of the fourth.
+    missing, *running = np.argsort(order_of_use(7))
+    assert missing == 0
+    requests = make_requests([0] * 6 + [0.005], [*running, missing], 4, [3, 3, 3, 1, 3, 3, 1])
+    profile = make_profile(load_ms={"to_gpu": 100.0})
+    run = by_hand(simulator, profile, requests, slots=6, ranks=np.full(7, 16), horizon_s=20.0)
+    assert run.loads_from_cpu == 4
+    np.testing.assert_allclose(run.first_token_s, [0.01] * 6 + [0.42])
 
 
 @simulators
