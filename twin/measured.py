@@ -207,7 +207,8 @@ def replay(run: MeasuredRun, profile: Profile, lengths: Lengths, seed: int) -> R
     adapters = tuple(Adapter(f"a{i}", 1, float(rate), lengths) for i, rate in enumerate(rates))
     requests = RateWorkload(adapters, run.seconds).requests(seed)
     ranks = np.minimum(_dealt(run.ranks, run.adapters), run.max_rank).astype(np.int64)
-    return simulate(profile, run.slots, run.max_rank, ranks, requests, run.seconds, max_outstanding=MAX_OUTSTANDING)
+    return simulate(profile, run.slots, run.max_rank, ranks, requests, run.seconds,
+        max_outstanding=MAX_OUTSTANDING, frontend=profile.frontend)
 
 
 def seed_of(run: MeasuredRun, number: int) -> int:

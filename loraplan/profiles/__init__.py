@@ -153,6 +153,7 @@ class Profile(_Part):
     kv: KVLaw
     step_ms: StepLaw
     load_ms: LoadTimes
+    frontend: Frontend | None = None
     limits: Limits
     sources: tuple[str, ...] = Field(min_length=1)
 
