@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from loraplan.arrivals import Gamma
 from loraplan.errors import BadInputError
 from loraplan.oracle import Oracle, Predictions
 from loraplan.problem import GPULoad, Problem
-from loraplan.workload import Arrivals, RateWorkload
+from loraplan.workload import RateWorkload
 from twin.metrics import Metrics, measure
 from twin.parallel import spread
 from twin.server import simulate
@@ -43,7 +44,7 @@ class TwinParams:
             raise BadInputError(f"oracle 'twin': horizon_s must be above 0 (got {self.horizon_s})")
         if self.seeds < 1 or self.first_seed < 0:
             raise BadInputError("oracle 'twin': seeds must be at least 1 and first_seed at least 0")
-        Arrivals(self.cv)
+        Gamma(self.cv)
 
 
 class TwinOracle(Oracle):
@@ -69,7 +70,7 @@ class TwinOracle(Oracle):
         if not problem.starts(load):
             return DOES_NOT_START
         adapters = tuple(problem.adapters[i] for i in load.adapters)
-        workload = RateWorkload(adapters, params.horizon_s, Arrivals(params.cv))
+        workload = RateWorkload(adapters, params.horizon_s, Gamma(params.cv))
         ranks = problem.ranks[list(load.adapters)]
         max_rank = problem.max_rank(load.gpu_type, load.adapters)
         seen: list[Metrics] = []
