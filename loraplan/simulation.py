@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from loraplan.config import Config, build
 from loraplan.errors import BadInputError, did_you_mean
-from loraplan.plan import Plan, PlannedGPU
-from loraplan.profiles import Profile
-from loraplan.validation import recorded_workload, route
-from loraplan.workload import Requests
-from twin.metrics import Metrics, measure
-from twin.server import simulate
+from loraplan.plan import Plan
+from loraplan.validation import recorded_workload, route, simulation
+from twin.batch import Simulation, spread
+from twin.metrics import Metrics
 
 
 @dataclass(frozen=True)
@@ -49,16 +45,15 @@ def simulate_plan(
         raise BadInputError(f"the plan has no GPU {gpu_id!r}{did_you_mean(gpu_id, ids)}")
     workload = recorded_workload(plan)
     chosen = [
-        (gpu, requests)
+        (gpu, simulation(plan, gpu, requests, workload.horizon_s, f"GPU {gpu.id}", cpu_slots))
         for gpu, requests in zip(plan.gpus, route(plan, workload, seed), strict=True)
         if gpu_id in (None, gpu.id)
     ]
-    reports = []
-    for done, (gpu, requests) in enumerate(chosen, start=1):
-        reports.append(_planned(plan, gpu, requests, workload.horizon_s, cpu_slots))
-        if on_progress is not None:
-            on_progress(done, len(chosen))
-    return reports
+    metrics = spread(_metrics_if_it_starts, [run for _, run in chosen], on_progress)
+    return [
+        _report(gpu.id, [adapter.name for adapter in gpu.adapters], run, seen)
+        for (gpu, run), seen in zip(chosen, metrics, strict=True)
+    ]
 
 
 def simulate_config(config: Config, slots: int, seed: int = 1, cpu_slots: int | None = None) -> GPUReport:
@@ -69,45 +64,23 @@ def simulate_config(config: Config, slots: int, seed: int = 1, cpu_slots: int | 
     """
     case = build(config)
     workload = case.replay
-    names = tuple(adapter.name for adapter in workload.adapters)
-    max_rank = case.problem.max_rank(0, range(len(names)))
-    return _report(
-        "gpu-0",
-        case.problem.fleet.types[0].profile,
-        slots,
-        max_rank,
-        names,
-        case.problem.ranks,
-        workload.requests(seed),
-        workload.horizon_s,
-        cpu_slots,
-    )
+    names = [adapter.name for adapter in workload.adapters]
+    run = Simulation.of(workload, case.problem.fleet.types[0].profile, slots, seed, cpu_slots)
+    return _report("gpu-0", names, run, run.metrics())
 
 
-def _planned(plan: Plan, gpu: PlannedGPU, requests: Requests, horizon_s: float, cpu_slots: int | None) -> GPUReport:
-    names = tuple(adapter.name for adapter in gpu.adapters)
-    ranks = np.array([adapter.rank for adapter in gpu.adapters], dtype=np.int64)
-    profile = plan.provenance.profiles[gpu.profile]
-    if not profile.starts(gpu.slots, gpu.max_rank):
-        return GPUReport(gpu.id, profile.name, gpu.slots, gpu.max_rank, names, horizon_s, starts=False, metrics=None)
-    try:
-        return _report(gpu.id, profile, gpu.slots, gpu.max_rank, names, ranks, requests, horizon_s, cpu_slots)
-    except BadInputError as error:
-        raise BadInputError(f"GPU {gpu.id}: {error}") from None
+def _metrics_if_it_starts(run: Simulation) -> Metrics | None:
+    return run.metrics() if run.profile.starts(run.slots, run.max_rank) else None
 
 
-def _report(
-    gpu_id: str,
-    profile: Profile,
-    slots: int,
-    max_rank: int,
-    names: tuple[str, ...],
-    ranks: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
-    requests: Requests,
-    horizon_s: float,
-    cpu_slots: int | None,
-) -> GPUReport:
-    run = simulate(profile, slots, max_rank, ranks, requests, horizon_s, cpu_slots)
+def _report(gpu_id: str, adapters: Sequence[str], run: Simulation, metrics: Metrics | None) -> GPUReport:
     return GPUReport(
-        gpu_id, profile.name, slots, max_rank, names, horizon_s, starts=True, metrics=measure(run, len(names))
+        id=gpu_id,
+        profile=run.profile.name,
+        slots=run.slots,
+        max_rank=run.max_rank,
+        adapters=tuple(adapters),
+        horizon_s=run.horizon_s,
+        starts=metrics is not None,
+        metrics=metrics,
     )

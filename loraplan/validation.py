@@ -16,9 +16,8 @@ from loraplan.files import sha256
 from loraplan.plan import Plan, PlannedGPU
 from loraplan.profiles import Profile
 from loraplan.workload import Requests, Workload
-from twin.metrics import Metrics, measure
-from twin.parallel import spread
-from twin.server import simulate
+from twin.batch import Simulation, spread
+from twin.metrics import Metrics
 
 FIRST_FRESH_SEED = 1_000_000
 """Validation counts its seeds from here; oracles and workloads are given small ones."""
@@ -126,16 +125,16 @@ def validate(
         raise BadInputError("seeds: expected at least one")
     workload = workload or recorded_workload(plan)
     horizon_s = workload.horizon_s
-    seen: dict[str, list[Metrics]] = {gpu.id: [] for gpu in plan.gpus if starts(plan, gpu)}
-    tasks = [
-        (gpu, requests)
-        for seed in chosen
-        for gpu, requests in zip(plan.gpus, route(plan, workload, seed), strict=True)
-        if gpu.id in seen
-    ]
-    results = spread(lambda task: simulate_gpu(plan, *task, horizon_s), tasks, on_progress)
-    for (gpu, _), metrics in zip(tasks, results, strict=True):
-        seen[gpu.id].append(metrics)
+    starting = [(row, gpu) for row, gpu in enumerate(plan.gpus) if starts(plan, gpu)]
+    # Drawn as they are needed: the streams of all seeds together may be large.
+    streams = ((seed, route(plan, workload, seed)) for seed in chosen)
+    simulations = (
+        simulation(plan, gpu, requests[row], horizon_s, f"GPU {gpu.id}, seed {seed}")
+        for seed, requests in streams
+        for row, gpu in starting
+    )
+    results = list(spread(Simulation.metrics, simulations, on_progress, total=len(chosen) * len(starting)))
+    seen = {gpu.id: results[place :: len(starting)] for place, (_, gpu) in enumerate(starting)}
     limit = plan.provenance.served_fraction
     verdicts = tuple(_verdict(gpu.id, seen.get(gpu.id, []), limit) for gpu in plan.gpus)
     return Validation(sum(v.starved for v in verdicts), verdicts, chosen, workload.horizon_s, limit)
@@ -186,11 +185,20 @@ def starts(plan: Plan, gpu: PlannedGPU) -> bool:
     return _profile(plan, gpu).starts(gpu.slots, gpu.max_rank)
 
 
-def simulate_gpu(plan: Plan, gpu: PlannedGPU, requests: Requests, horizon_s: float) -> Metrics:
-    """Run one GPU of the plan in the twin on ``requests``, which name its adapters by their place on it."""
-    ranks = np.array([adapter.rank for adapter in gpu.adapters], dtype=np.int64)
-    run = simulate(_profile(plan, gpu), gpu.slots, gpu.max_rank, ranks, requests, horizon_s)
-    return measure(run, len(gpu.adapters))
+def simulation(
+    plan: Plan, gpu: PlannedGPU, requests: Requests, horizon_s: float, name: str, cpu_slots: int | None = None
+) -> Simulation:
+    """One GPU of the plan in the twin, on ``requests`` that name its adapters by their place on it."""
+    return Simulation(
+        profile=_profile(plan, gpu),
+        slots=gpu.slots,
+        max_rank=gpu.max_rank,
+        ranks=np.array([adapter.rank for adapter in gpu.adapters], dtype=np.int64),
+        workload=requests,
+        horizon_s=horizon_s,
+        cpu_slots=cpu_slots,
+        name=name,
+    )
 
 
 def _profile(plan: Plan, gpu: PlannedGPU) -> Profile:

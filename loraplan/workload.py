@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from loraplan.arrivals import MOST_REQUESTS, Arrivals, Poisson
 from loraplan.errors import BadInputError
 
 Ints = NDArray[np.int64]
@@ -21,7 +22,6 @@ Floats = NDArray[np.float64]
 MOST_TOKENS = 10**9
 MOST_RANK = 1_000_000
 MOST_RATE = 1e9
-MOST_REQUESTS = 1e8
 
 
 def is_number(value: Any, kind: type = numbers.Real) -> bool:
@@ -180,46 +180,29 @@ class Workload(Protocol):
         """Draw one stream; the same seed gives the same stream."""
 
 
-@dataclass(frozen=True, slots=True)
-class Arrivals:
-    """The law of the gaps between an adapter's requests: Gamma with coefficient of variation ``cv``; 1 is Poisson."""
-
-    cv: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Check the coefficient of variation."""
-        if not 0 < self.cv <= 20:
-            raise BadInputError(f"arrivals: cv must be above 0 and at most 20 (got {self.cv})")
-
-
 @dataclass(frozen=True)
 class RateWorkload:
-    """Every adapter asks at its own mean rate, independently, with lengths drawn from its own pairs."""
+    """Every adapter asks at its own rate by one law of arrivals, independently, with lengths of its own pairs."""
 
     adapters: tuple[Adapter, ...]
     horizon_s: float = 3600.0
-    arrivals: Arrivals = field(default_factory=Arrivals)
+    arrivals: Arrivals = field(default_factory=Poisson)
 
     def __post_init__(self) -> None:
         """Check the horizon, and that a stream of these rates can be drawn."""
         _check_horizon(self.horizon_s)
-        expected = sum(adapter.rate for adapter in self.adapters) * self.horizon_s
-        if expected > MOST_REQUESTS:
-            raise BadInputError(
-                f"workload: {expected:.3g} requests are expected in {self.horizon_s:g} s, more than "
-                f"{MOST_REQUESTS:g}; lower the rates or the horizon"
-            )
+        self.arrivals.check(self._rates, self.horizon_s)
+
+    @property
+    def _rates(self) -> Floats:
+        return np.array([adapter.rate for adapter in self.adapters])
 
     def requests(self, seed: int) -> Requests:
         """Draw one stream of all adapters, superposed."""
         from loraplan import draws  # not above: it takes a while to import
 
         rng = np.random.default_rng(seed)
-        rates = np.array([adapter.rate for adapter in self.adapters])
-        if self.arrivals.cv == 1.0:
-            times, owner = draws.poisson(rng, rates, self.horizon_s)
-        else:
-            times, owner = _gamma(rng, rates, self.horizon_s, self.arrivals.cv)
+        times, owner = self.arrivals.draw(rng, self._rates, self.horizon_s)
         tokens_in, tokens_out = draws.pairs(rng, *_tables_of_lengths(self.adapters), owner)
         return Requests(times, owner, tokens_in, tokens_out)
 
@@ -286,36 +269,6 @@ class TraceWorkload:
 def _check_horizon(horizon_s: float) -> None:
     if not (math.isfinite(horizon_s) and horizon_s > 0):
         raise BadInputError(f"workload: the horizon must be above 0 s (got {horizon_s})")
-
-
-def _gamma(rng: np.random.Generator, rates: Floats, horizon_s: float, cv: float) -> tuple[Floats, Ints]:
-    """Superpose stationary Gamma renewal processes, one per adapter.
-
-    The first arrival is the residual of a size-biased gap (a uniform part of a Gamma of shape + 1), so that the
-    process has its mean rate from time 0 on.
-    """
-    shape = 1.0 / max(cv, 1e-6) ** 2  # below, gaps are equal to the last bit that matters
-    times: list[Floats] = []
-    owners: list[Ints] = []
-    for index, rate in enumerate(rates):
-        if rate <= 0:
-            continue
-        mean = rate * horizon_s
-        last, arrived = rng.random() * rng.gamma(shape + 1.0, 1.0 / (shape * rate)), []
-        while last < horizon_s:
-            n = math.ceil(mean + 4.0 * cv * math.sqrt(mean) + 4.0)
-            chunk = last + np.concatenate(([0.0], np.cumsum(rng.gamma(shape, 1.0 / (shape * rate), size=n))))
-            arrived.append(chunk[:-1])
-            last = float(chunk[-1])
-        own = np.concatenate(arrived) if arrived else np.zeros(0)
-        own = own[own < horizon_s]
-        times.append(own)
-        owners.append(np.full(own.size, index, dtype=np.int64))
-    if not times:
-        return np.zeros(0), np.zeros(0, dtype=np.int64)
-    all_times = np.concatenate(times)
-    order = np.argsort(all_times, kind="stable")
-    return all_times[order], np.concatenate(owners)[order]
 
 
 def _tables_of_lengths(adapters: Sequence[Adapter]) -> tuple[Ints, Ints, NDArray[np.int32]]:

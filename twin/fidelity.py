@@ -16,9 +16,9 @@ from loraplan.errors import BadInputError, did_you_mean
 from loraplan.profiles import Profile
 from loraplan.workload import Lengths
 from twin.agreement import STARVED_BELOW, Errors, Labels, errors, labels, mean
+from twin.batch import Simulation, spread
 from twin.measured import IDENTITY, MeasuredRun, lengths_of, numbers, read_csv, replay, seed_of
 from twin.metrics import measure
-from twin.parallel import spread
 from twin.server import Run
 from twin.step_fit import time_per_token_ms
 
@@ -179,18 +179,12 @@ def compare(
     starts = [profiles[run.model].starts(run.slots, run.max_rank) for run in kept]
     tasks = [(i, seed_of(run, n)) for i, run in enumerate(kept) if run.ok and starts[i] for n in range(seeds)]
 
-    def one(task: tuple[int, int]) -> tuple[dict[str, float], float]:
-        run = kept[task[0]]
-        started = time.thread_time()
-        seen = replay(run, profiles[run.model], of_model[run.model], task[1])
-        took_s = time.thread_time() - started
-        return figures(seen, run.adapters), took_s
-
     if tasks:  # compile before the clocks run
         first = kept[tasks[0][0]]
-        replay(replace(first, seconds=WARM_UP_S), profiles[first.model], of_model[first.model], seed=0)
+        replay(replace(first, seconds=WARM_UP_S), profiles[first.model], of_model[first.model], seed=0).run()
+    simulations = (replay(kept[i], profiles[kept[i].model], of_model[kept[i].model], seed) for i, seed in tasks)
     replays: dict[int, list[tuple[dict[str, float], float]]] = {}
-    for (i, _), result in zip(tasks, spread(one, tasks, on_progress), strict=True):
+    for (i, _), result in zip(tasks, spread(_timed, simulations, on_progress, total=len(tasks)), strict=True):
         replays.setdefault(i, []).append(result)
     return [
         Compared(
@@ -202,6 +196,14 @@ def compare(
         )
         for i, run in enumerate(kept)
     ]
+
+
+def _timed(simulation: Simulation) -> tuple[dict[str, float], float]:
+    """The figures of a replay, and the CPU seconds that it took."""
+    started = time.thread_time()
+    seen = simulation.run()
+    took_s = time.thread_time() - started
+    return figures(seen, simulation.ranks.size), took_s
 
 
 def lengths_by_model(runs: Sequence[MeasuredRun]) -> dict[str, Lengths]:

@@ -20,7 +20,7 @@ from loraplan.errors import BadInputError, did_you_mean
 from loraplan.profiles import Profile
 from loraplan.sources import skewed_lengths
 from loraplan.workload import Adapter, Floats, Lengths, RateWorkload
-from twin.server import Run, simulate
+from twin.batch import Simulation
 
 IDENTITY = ("dataset", "model", "group", "run_id")
 NUMBERS = (
@@ -201,14 +201,22 @@ def lengths_of(runs: Iterable[MeasuredRun]) -> Lengths:
     return skewed_lengths(*delivered(runs), **SHAREGPT)
 
 
-def replay(run: MeasuredRun, profile: Profile, lengths: Lengths, seed: int) -> Run:
-    """Replay a measured run in the twin: rates and ranks dealt round-robin over its adapters, Poisson arrivals."""
+def replay(run: MeasuredRun, profile: Profile, lengths: Lengths, seed: int) -> Simulation:
+    """A measured run in the twin: rates and ranks dealt round-robin over its adapters, Poisson arrivals."""
     rates = _dealt(run.rates, run.adapters)
     adapters = tuple(Adapter(f"a{i}", 1, float(rate), lengths) for i, rate in enumerate(rates))
-    requests = RateWorkload(adapters, run.seconds).requests(seed)
-    ranks = np.minimum(_dealt(run.ranks, run.adapters), run.max_rank).astype(np.int64)
-    return simulate(profile, run.slots, run.max_rank, ranks, requests, run.seconds,
-        max_outstanding=MAX_OUTSTANDING, frontend=profile.frontend)
+    return Simulation(
+        profile=profile,
+        slots=run.slots,
+        max_rank=run.max_rank,
+        ranks=np.minimum(_dealt(run.ranks, run.adapters), run.max_rank).astype(np.int64),
+        workload=RateWorkload(adapters, run.seconds),
+        horizon_s=run.seconds,
+        seed=seed,
+        max_outstanding=MAX_OUTSTANDING,
+        frontend=profile.frontend,
+        name=run.name,
+    )
 
 
 def seed_of(run: MeasuredRun, number: int) -> int:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
 
+from loraplan.arrivals import Gamma
 from loraplan.errors import BadInputError
 from loraplan.oracle import Oracle, Predictions
 from loraplan.problem import GPULoad, Problem
-from loraplan.workload import Arrivals, RateWorkload
-from twin.metrics import Metrics, measure
-from twin.parallel import spread
-from twin.server import simulate
+from loraplan.workload import RateWorkload
+from twin.batch import Simulation, spread
+from twin.metrics import Metrics
 
 Row = tuple[bool, float, float, float, float, float]
 DOES_NOT_START: Row = (False, 0.0, 0.0, np.nan, np.nan, 0.0)
@@ -43,7 +44,7 @@ class TwinParams:
             raise BadInputError(f"oracle 'twin': horizon_s must be above 0 (got {self.horizon_s})")
         if self.seeds < 1 or self.first_seed < 0:
             raise BadInputError("oracle 'twin': seeds must be at least 1 and first_seed at least 0")
-        Arrivals(self.cv)
+        Gamma(self.cv)
 
 
 class TwinOracle(Oracle):
@@ -59,32 +60,37 @@ class TwinOracle(Oracle):
 
     def predict(self, loads: Sequence[GPULoad]) -> Predictions:
         """Simulate those loads that were not simulated before."""
-        new = list(dict.fromkeys(load for load in loads if load not in self._known))
-        self._known.update(zip(new, spread(self._simulate, new), strict=True))
+        new = [load for load in dict.fromkeys(loads) if load not in self._known]
+        starting = [load for load in new if self._problem.starts(load)]
+        self._known.update(dict.fromkeys(set(new) - set(starting), DOES_NOT_START))
+        seeds = range(self._params.first_seed, self._params.first_seed + self._params.seeds)
+        metrics = spread(Simulation.metrics, (self._simulation(load, seed) for load in starting for seed in seeds))
+        for load in starting:
+            self._known[load] = _row(list(islice(metrics, len(seeds))))
         columns = list(zip(*(self._known[load] for load in loads), strict=True)) or [()] * 6
         return Predictions(np.array(columns[0], dtype=np.bool_), *(np.array(c, dtype=np.float64) for c in columns[1:]))
 
-    def _simulate(self, load: GPULoad) -> Row:
-        problem, params = self._problem, self._params
-        if not problem.starts(load):
-            return DOES_NOT_START
-        adapters = tuple(problem.adapters[i] for i in load.adapters)
-        workload = RateWorkload(adapters, params.horizon_s, Arrivals(params.cv))
-        ranks = problem.ranks[list(load.adapters)]
-        max_rank = problem.max_rank(load.gpu_type, load.adapters)
-        seen: list[Metrics] = []
-        for seed in range(params.first_seed, params.first_seed + params.seeds):
-            requests = workload.requests(seed)
-            run = simulate(problem.profile(load), load.slots, max_rank, ranks, requests, params.horizon_s)
-            seen.append(measure(run, len(adapters)))
-        return (
-            True,
-            float(np.mean([m.served_fraction for m in seen])),
-            float(np.mean([m.throughput_tok_s for m in seen])),
-            _mean_of_known([m.itl_ms.mean for m in seen]),
-            _mean_of_known([m.ttft_s.mean for m in seen]),
-            float(np.mean([m.kv_utilisation for m in seen])),
+    def _simulation(self, load: GPULoad, seed: int) -> Simulation:
+        adapters = tuple(self._problem.adapters[i] for i in load.adapters)
+        return Simulation.of(
+            RateWorkload(adapters, self._params.horizon_s, Gamma(self._params.cv)),
+            self._problem.profile(load),
+            load.slots,
+            seed,
+            name=f"oracle 'twin', {len(adapters)} adapters on {load.slots} slots, seed {seed}",
         )
+
+
+def _row(seen: Sequence[Metrics]) -> Row:
+    """The means over the seeds."""
+    return (
+        True,
+        float(np.mean([m.served_fraction for m in seen])),
+        float(np.mean([m.throughput_tok_s for m in seen])),
+        _mean_of_known([m.itl_ms.mean for m in seen]),
+        _mean_of_known([m.ttft_s.mean for m in seen]),
+        float(np.mean([m.kv_utilisation for m in seen])),
+    )
 
 
 def _mean_of_known(values: Sequence[float]) -> float:

@@ -18,8 +18,8 @@ from scipy.optimize import nnls
 
 from loraplan.profiles import LoadTimes, Profile, StepLaw, rank_tiles
 from loraplan.workload import Floats, Lengths
+from twin.batch import Simulation, spread
 from twin.measured import MeasuredRun, replay, seed_of
-from twin.parallel import spread
 from twin.server import Run
 from twin.state import FEATURES
 
@@ -115,8 +115,8 @@ def fit_steps(
             on_progress(number, PASSES)
         open_runs = [run for run in runs if not turns[run.name].settled or number == PASSES - 1]
         tasks = [(run, scaled(law, turns[run.name].factor, turns[run.name].factor)) for run in open_runs]
-        simulated = spread(lambda task: replay(task[0], task[1], lengths, seed_of(task[0], seed)), tasks)
-        for (run, turned), seen in zip(tasks, simulated, strict=True):
+        simulations = (replay(run, turned, lengths, seed_of(run, seed)) for run, turned in tasks)
+        for (run, turned), seen in zip(tasks, spread(Simulation.run, simulations), strict=True):
             # The twin's load milliseconds carry the factors it ran with; the law wants those of an isolated load.
             loads = profile.load_ms.to_gpu / max(turned.load_ms.to_gpu, 1e-12)
             of_steps = step_equation(run, seen, loads) if run.starved else None

@@ -1,16 +1,14 @@
 """Configurations: the format of the file, reading it, and the planning task it describes."""
 
 from loraplan.config.case import Case, build, build_constraints, build_fleet, build_workload
+from loraplan.config.laws import ArrivalsSpec, LengthsSpec, PopularitySpec
 from loraplan.config.load import load_config, parse_config
 from loraplan.config.schema import (
-    ArrivalsSpec,
     Config,
     ConstraintsSpec,
     FleetItem,
     GenerateSpec,
-    LengthsSpec,
     PluginSpec,
-    PopularitySpec,
     TraceAdaptersSpec,
     WorkloadSpec,
 )

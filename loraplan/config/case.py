@@ -9,17 +9,22 @@ from typing import cast
 import numpy as np
 
 from loraplan import sources
-from loraplan.config.schema import Config, GenerateSpec, PopularitySpec, TraceAdaptersSpec, WorkloadSpec
+from loraplan.arrivals import Poisson
+from loraplan.config.laws import PopularitySpec
+from loraplan.config.schema import Config, GenerateSpec, TraceAdaptersSpec, WorkloadSpec
 from loraplan.errors import BadInputError
 from loraplan.problem import Constraints, Fleet, GPUType, Problem
 from loraplan.profiles import load_profile
 from loraplan.sources import Trace
-from loraplan.workload import Adapter, Arrivals, Floats, RateWorkload, TraceWorkload, Workload
+from loraplan.workload import Adapter, Floats, RateWorkload, TraceWorkload, Workload
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A planning task: what is planned, and what validation replays (by the same adapters)."""
+    """A planning task: what is planned, and what validation replays.
+
+    The adapters are the same, but for the headroom on the rates that are planned for.
+    """
 
     problem: Problem
     replay: Workload
@@ -32,7 +37,8 @@ def build(config: Config) -> Case:
         BadInputError: a file is missing or wrong, or does not fit the configuration.
     """
     replay = build_workload(config)
-    return Case(Problem(replay.adapters, build_fleet(config), build_constraints(config)), replay)
+    adapters = _scaled(replay.adapters, config.workload.headroom)
+    return Case(Problem(adapters, build_fleet(config), build_constraints(config)), replay)
 
 
 def build_fleet(config: Config) -> Fleet:
@@ -46,7 +52,7 @@ def build_constraints(config: Config) -> Constraints:
 
 
 def build_workload(config: Config) -> Workload:
-    """What validation replays; its adapters are those to plan for."""
+    """What validation replays."""
     spec = config.workload
     if spec.trace is not None:
         return _from_trace(spec, sources.read_trace(spec.trace), config.seed)
@@ -55,11 +61,15 @@ def build_workload(config: Config) -> Workload:
         adapters = _generate(spec.generate, lengths)
     else:
         table = cast("Path", spec.adapters)  # all that a WorkloadSpec leaves here
-        adapters = tuple(
-            replace(adapter, rate=adapter.rate * spec.rate_scale) for adapter in sources.read_table(table, lengths)
-        )
-    arrivals = Arrivals() if spec.arrivals is None else spec.arrivals.make()
-    return RateWorkload(adapters, 3600.0 if spec.horizon_s is None else spec.horizon_s, arrivals)
+        adapters = _scaled(sources.read_table(table, lengths), spec.rate_scale)
+    arrivals = Poisson() if spec.arrivals is None else spec.arrivals.make()
+    return RateWorkload(adapters, spec.horizon_s or arrivals.cycle_s or 3600.0, arrivals)
+
+
+def _scaled(adapters: tuple[Adapter, ...], factor: float) -> tuple[Adapter, ...]:
+    if factor == 1.0:
+        return adapters
+    return tuple(replace(adapter, rate=adapter.rate * factor) for adapter in adapters)
 
 
 def _generate(spec: GenerateSpec, law: sources.LengthsLaw) -> tuple[Adapter, ...]:

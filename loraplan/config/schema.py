@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,10 +20,10 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from loraplan import sources
-from loraplan.errors import did_you_mean
+from loraplan.config.laws import ArrivalsSpec, LengthsSpec, PopularitySpec
+from loraplan.config.part import Count, MeanTokens, Part, Rank, Scale, Seed
 from loraplan.profiles import NonNegative, Positive
-from loraplan.workload import MOST_RANK, MOST_RATE, MOST_TOKENS, Arrivals, Floats, Lengths
+from loraplan.workload import MOST_RATE
 
 
 def _beside_config(path: Path, info: ValidationInfo) -> Path:
@@ -37,122 +36,10 @@ def _profile_beside_config(profile: str, info: ValidationInfo) -> str:
 
 
 InputPath = Annotated[Path, AfterValidator(_beside_config)]
-Rank = Annotated[int, Field(gt=0, le=MOST_RANK)]
-Count = Annotated[int, Field(gt=0, le=1_000_000)]
-MeanTokens = Annotated[float, Field(ge=1, le=MOST_TOKENS, allow_inf_nan=False)]
-Spread = Annotated[float, Field(ge=0, le=sources.MOST_CV, allow_inf_nan=False)]
-Seed = Annotated[int, Field(ge=0)]
-Scale = Annotated[Positive, Field(le=MOST_RATE)]
 Window = tuple[NonNegative, NonNegative]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _know_every_key(cls, data: Any) -> Any:
-        for key in data if isinstance(data, Mapping) else ():
-            if key not in cls.model_fields:
-                hint = did_you_mean(str(key), cls.model_fields)
-                raise PydanticCustomError("unknown_key", "unknown key{hint}", {"key": str(key), "hint": hint})
-        return data
-
-
-class DirichletSpec(_Part):
-    """Shares of the requests drawn from a symmetric Dirichlet law."""
-
-    law: Literal["dirichlet"]
-    alpha: float = Field(default=0.5, gt=0, le=1e6)
-    """Smaller is more skewed; arXiv 2602.24044 uses 0.5."""
-
-    def weights(self, count: int, seed: int) -> Floats:
-        """Shape (count,), sum 1."""
-        return sources.dirichlet_popularity(count, self.alpha, seed)
-
-
-class ZipfSpec(_Part):
-    """Shares of the requests in proportion to 1 / place**exponent; who takes which place is drawn."""
-
-    law: Literal["zipf"]
-    exponent: NonNegative = 1.0
-    """Larger is more skewed; 0 is uniform."""
-
-    def weights(self, count: int, seed: int) -> Floats:
-        """Shape (count,), sum 1."""
-        return sources.zipf_popularity(count, self.exponent, seed)
-
-
-class UniformSpec(_Part):
-    """Equal shares of the requests."""
-
-    law: Literal["uniform"]
-
-    def weights(self, count: int, seed: int) -> Floats:
-        """Shape (count,), sum 1; the seed plays no part."""
-        return sources.uniform_popularity(count)
-
-
-PopularitySpec = Annotated[DirichletSpec | ZipfSpec | UniformSpec, Field(discriminator="law")]
-
-
-class PoissonSpec(_Part):
-    """Each adapter's requests arrive independently of each other."""
-
-    law: Literal["poisson"]
-
-    def make(self) -> Arrivals:
-        """The law of the gaps."""
-        return Arrivals()
-
-
-class GammaSpec(_Part):
-    """Each adapter's requests arrive in bursts (cv above 1) or evenly (cv below 1)."""
-
-    law: Literal["gamma"]
-    cv: float = Field(gt=0, le=20)
-    """Coefficient of variation of the gaps between an adapter's requests; 1 is Poisson."""
-
-    def make(self) -> Arrivals:
-        """The law of the gaps."""
-        return Arrivals(self.cv)
-
-
-ArrivalsSpec = Annotated[PoissonSpec | GammaSpec, Field(discriminator="law")]
-
-
-class LognormalSpec(_Part):
-    """Skewed request lengths, prompt and output joint; the defaults are those of ShareGPT (arXiv 2508.08343)."""
-
-    law: Literal["lognormal"]
-    input_cv: Spread = 1.12
-    """Standard deviation / mean of the prompt tokens."""
-    output_cv: Spread = 1.07
-    """Standard deviation / mean of the produced tokens."""
-    correlation: float = Field(default=-0.3, ge=-1, le=1)
-    """Correlation of prompt and produced tokens; it decides how much KV cache a running request holds."""
-
-    def make(self) -> sources.LengthsLaw:
-        """The law, still without its means."""
-        return partial(
-            sources.skewed_lengths, input_cv=self.input_cv, output_cv=self.output_cv, correlation=self.correlation
-        )
-
-
-class ConstantSpec(_Part):
-    """Every request of an adapter has the mean lengths, rounded to whole tokens."""
-
-    law: Literal["constant"]
-
-    def make(self) -> sources.LengthsLaw:
-        """The law, still without its means."""
-        return Lengths.constant
-
-
-LengthsSpec = Annotated[LognormalSpec | ConstantSpec, Field(discriminator="law")]
-
-
-class TraceAdaptersSpec(_Part):
+class TraceAdaptersSpec(Part):
     """The adapters that a trace's requests go to."""
 
     count: Count | None = None
@@ -165,7 +52,7 @@ class TraceAdaptersSpec(_Part):
     """Decides the shares, and which requests the planner saw."""
 
 
-class GenerateSpec(_Part):
+class GenerateSpec(Part):
     """Adapters made from laws."""
 
     count: Count
@@ -216,7 +103,7 @@ _BELONGS: dict[str, tuple[SourceKind, ...]] = {
 }
 
 
-class WorkloadSpec(_Part):
+class WorkloadSpec(Part):
     """Who asks for what, when: a recorded trace and its adapters, a table of adapters, or laws to generate them."""
 
     trace: InputPath | None = None
@@ -236,11 +123,14 @@ class WorkloadSpec(_Part):
     replay_window: Window | None = None
     """Seconds of the trace that validation replays; plan_window if not given."""
     horizon_s: Positive | None = None
-    """Seconds that validation replays of a table's or generated workload; 3600 if not given."""
+    """Seconds that validation replays of a table's or generated workload; if not given, a cycle of arrivals that have
+    one (diurnal, hourly), else 3600."""
     arrivals: ArrivalsSpec | None = None
-    """Law of the gaps between an adapter's requests, for a table or generated workload; Poisson if not given."""
+    """When an adapter's requests come, for a table or generated workload; Poisson if not given."""
     lengths: LengthsSpec | None = None
     """Law of the request lengths, for a table or generated workload; lognormal, as ShareGPT, if not given."""
+    headroom: Scale = 1.0
+    """The plan is made for rates so many times the mean ones; validation replays the workload as it is."""
 
     @property
     def kind(self) -> SourceKind:
@@ -275,7 +165,7 @@ class WorkloadSpec(_Part):
         return self
 
 
-class FleetItem(_Part):
+class FleetItem(Part):
     """GPUs of one kind on offer."""
 
     profile: Annotated[str, AfterValidator(_profile_beside_config)] = Field(min_length=1)
@@ -284,7 +174,7 @@ class FleetItem(_Part):
     """How many there are."""
 
 
-class ConstraintsSpec(_Part):
+class ConstraintsSpec(Part):
     """What every GPU of a plan must keep."""
 
     served_fraction: float = Field(default=0.9, gt=0, le=1)
@@ -322,7 +212,7 @@ class PluginSpec(BaseModel):
         return {"description": mapping.pop("description"), "anyOf": [{"type": "string", "minLength": 1}, mapping]}
 
 
-class Config(_Part):
+class Config(Part):
     """A planning task: the workload, the fleet on offer, what to optimise and how."""
 
     schema_version: Literal[1] = 1

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.data import data_file
 
+from loraplan.arrivals import Arrivals, Diurnal, Hourly, Poisson, Unpredictable
 from loraplan.config import Case, Config, build, build_constraints, build_fleet, load_config, parse_config
 from loraplan.errors import BadInputError
 from loraplan.profiles import H100_LLAMA
@@ -103,10 +104,37 @@ def test_a_misspelt_key_is_named_with_its_nearest(place: tuple[str | int, ...], 
         ({"plan_window": [3]}, "plan_window.1: Field required"),
         ({"plan_window": [-1, 3]}, "plan_window.0: Input should be greater than or equal to 0 (got -1)"),
         ({"rate_scale": float("nan")}, "rate_scale: Input should be"),
+        ({"headroom": 0}, "headroom: Input should be greater than 0 (got 0)"),
     ],
 )
 def test_a_wrong_value_is_named_in_the_right_branch(change: dict[str, Any], text: str) -> None:
     assert complaint(settings(TRACE | change)).startswith(f"workload.{text}")
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "text"),
+    [
+        ({"law": "unpredictible"}, "law: unknown law 'unpredictible'; did you mean 'unpredictable'? known: diurnal, "),
+        ({"law": "unpredictable", "every": 60}, "every: unknown key; did you mean 'every_s'? known: every_s, law,"),
+        ({"law": "unpredictable", "every_s": 0.5}, "every_s: Input should be greater than or equal to 1 (got 0.5)"),
+        ({"law": "unpredictable", "step": 0.5}, "step: Input should be greater than or equal to 1 (got 0.5)"),
+        (
+            {"law": "unpredictable", "swing": float("inf")},
+            "swing: Input should be less than or equal to 1000 (got inf)",
+        ),
+        ({"law": "unpredictable", "sigma": 9}, "sigma: Input should be less than or equal to 2.5 (got 9)"),
+        ({"law": "diurnal", "amplitude": 2}, "amplitude: Input should be less than or equal to 1 (got 2)"),
+        ({"law": "diurnal", "peak_hours": []}, "peak_hours: Tuple should have at least 1 item"),
+        ({"law": "diurnal", "peak_hours": 14}, "peak_hours: Input should be a valid tuple (got 14)"),
+        ({"law": "diurnal", "peak_hours": [9, "x"]}, "peak_hours.1: Input should be a valid number"),
+        ({"law": "diurnal", "period_hours": 0}, "period_hours: Input should be greater than 0 (got 0)"),
+        ({"law": "hourly"}, "weights: Field required"),
+        ({"law": "hourly", "weights": [1, -1]}, "weights.1: Input should be greater than or equal to 0 (got -1)"),
+        ({"law": "hourly", "weights": [0, 0]}, "weights: expected a weight above 0"),
+    ],
+)
+def test_a_wrong_law_of_arrivals_is_named(arrivals: dict[str, Any], text: str) -> None:
+    assert complaint(settings({"generate": GENERATE, "arrivals": arrivals})).startswith(f"workload.arrivals.{text}")
 
 
 @pytest.mark.parametrize(
@@ -182,6 +210,14 @@ def test_absurd_laws_are_named(workload: dict[str, Any], text: str) -> None:
     ("workload", "text"),
     [
         ({"generate": GENERATE | {"rates": [1e6]}}, r"2\.16e\+10 requests are expected in 3600 s.* lower the rates or"),
+        (
+            {"generate": GENERATE | {"rates": [1e3]}, "arrivals": {"law": "unpredictable"}},
+            r"1\.62e\+08 requests are expected in 3600 s at peak rates \(7\.5 times the mean ones\), more than 1e\+08",
+        ),
+        (
+            {"generate": GENERATE | {"rates": [1e-9]}, "arrivals": {"law": "unpredictable"}, "horizon_s": 1e15},
+            r"6 adapters that change every 300 s for 1e\+15 s are 2e\+13 intervals, more than 2e\+07",
+        ),
         ({"generate": GENERATE, "horizon_s": 1e12}, r"9e\+12 requests are expected in 1e\+12 s, more than 1e\+08"),
         (
             {"trace": "unnamed.csv", "adapters": {"count": 4, "ranks": [8]}, "rate_scale": 1e7},
@@ -291,6 +327,15 @@ POPULARITIES = st.one_of(
     st.builds(lambda exponent: {"law": "zipf", "exponent": exponent}, st.floats(0, 3)),
     st.just({"law": "uniform"}),
 )
+ARRIVALS = st.sampled_from(
+    [
+        {"law": "poisson"},
+        {"law": "gamma", "cv": 2},
+        {"law": "unpredictable", "every_s": 60},
+        {"law": "diurnal", "peak_hours": [9, 20.5]},
+        {"law": "hourly", "weights": [1, 0, 2.5]},
+    ]
+)
 RANKS = st.lists(st.sampled_from([8, 16, 32]), min_size=1, max_size=4)
 PLUGINS = st.one_of(
     st.sampled_from(["a", "b"]),
@@ -304,7 +349,7 @@ WORKLOADS = st.one_of(
         POPULARITIES,
     ),
     st.builds(
-        lambda ranks, popularity: {
+        lambda ranks, popularity, arrivals: {
             "generate": {
                 "count": 2,
                 "ranks": ranks,
@@ -313,11 +358,13 @@ WORKLOADS = st.one_of(
                 "input_tokens": 9,
                 "output_tokens": 9,
             },
-            "arrivals": {"law": "gamma", "cv": 2},
+            "arrivals": arrivals,
+            "headroom": 1.5,
             "lengths": {"law": "lognormal", "input_cv": 0.5},
         },
         RANKS,
         POPULARITIES,
+        ARRIVALS,
     ),
     st.just({"adapters": "table.csv", "horizon_s": 60, "lengths": {"law": "constant"}}),
 )
@@ -383,6 +430,37 @@ def test_generated_rates_are_dealt_and_scaled(tmp_path: Path) -> None:
     assert built.problem.mean_in[0] == pytest.approx(222.7, rel=0.01)
     assert isinstance(built.replay, RateWorkload)
     assert (built.replay.horizon_s, built.replay.arrivals.cv) == (3600.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "law", "horizon_s"),
+    [
+        ({"law": "poisson"}, Poisson(), 3600),
+        ({"law": "unpredictable"}, Unpredictable(300, 1.5, 7.5, 1.0), 3600),
+        ({"law": "unpredictable", "every_s": 60, "sigma": 2}, Unpredictable(60, 1.5, 7.5, 2.0), 3600),
+        ({"law": "diurnal", "peak_hours": [9, 20]}, Diurnal(0.8, (9, 20), 24), 86_400),
+        ({"law": "diurnal", "amplitude": 0.5, "period_hours": 2}, Diurnal(0.5, (14,), 2), 7200),
+        ({"law": "hourly", "weights": [1, 2, 3]}, Hourly((1, 2, 3)), 10_800),
+    ],
+)
+def test_arrivals_are_built_and_replayed_for_a_whole_cycle(
+    tmp_path: Path, spec: dict[str, Any], law: Arrivals, horizon_s: float
+) -> None:
+    for given_s, seconds in (None, horizon_s), (60, 60):
+        replay = case(tmp_path, {"generate": GENERATE, "arrivals": spec, "horizon_s": given_s}).replay
+        assert isinstance(replay, RateWorkload)
+        assert (replay.arrivals, replay.horizon_s) == (law, seconds)
+
+
+@pytest.mark.parametrize("source", ["generate", "trace"])
+def test_headroom_is_planned_for_and_not_replayed(tmp_path: Path, source: str) -> None:
+    trace = {"trace": "unnamed.csv", "adapters": {"count": 4, "ranks": [8, 16]}}
+    workload: dict[str, Any] = trace if source == "trace" else {"generate": GENERATE}
+    plain = case(tmp_path, workload)
+    built = build(load_config(write(tmp_path, settings(workload | {"headroom": 1.5}))))
+    np.testing.assert_allclose(built.problem.rates, 1.5 * plain.problem.rates)
+    assert [(a.name, a.rank) for a in built.problem.adapters] == [(a.name, a.rank) for a in plain.problem.adapters]
+    np.testing.assert_array_equal(built.replay.requests(3).arrival_s, plain.replay.requests(3).arrival_s)
 
 
 @pytest.mark.parametrize("popularity", [None, {"law": "zipf", "exponent": 1.0}, {"law": "dirichlet"}])

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from loraplan.arrivals import Gamma
 from loraplan.errors import BadInputError
-from loraplan.workload import Adapter, Arrivals, Floats, Lengths, RateWorkload, Requests, TraceWorkload, Workload
+from loraplan.workload import Adapter, Floats, Lengths, RateWorkload, Requests, TraceWorkload, Workload
 
 PAIRS = Lengths(np.array([10, 200, 30]), np.array([5, 1, 70]))
 
@@ -32,7 +33,7 @@ def assert_equal(first: Requests, second: Requests) -> None:
 
 @pytest.mark.parametrize("cv", [1.0, 0.5, 3.0])
 def test_streams_are_ordered_inside_the_horizon_and_repeat_with_their_seed(cv: float) -> None:
-    workload: Workload = RateWorkload(adapters(2.0, 0.0, 0.5), 500.0, Arrivals(cv))
+    workload: Workload = RateWorkload(adapters(2.0, 0.0, 0.5), 500.0, Gamma(cv))
     stream = workload.requests(7)
     assert (np.diff(stream.arrival_s) >= 0).all()
     assert stream.arrival_s[0] >= 0 and stream.arrival_s[-1] < 500
@@ -78,7 +79,7 @@ def test_poisson_arrivals_are_as_likely_at_any_time() -> None:
 
 @pytest.mark.parametrize("cv", [0.3, 0.7, 2.0, 4.0])
 def test_gamma_gaps_have_their_mean_and_coefficient_of_variation(cv: float) -> None:
-    times = RateWorkload(adapters(10.0), 20_000.0, Arrivals(cv)).requests(0).arrival_s
+    times = RateWorkload(adapters(10.0), 20_000.0, Gamma(cv)).requests(0).arrival_s
     gaps = np.diff(times)
     assert gaps.mean() == pytest.approx(0.1, rel=5 * cv / math.sqrt(gaps.size))
     assert gaps.std() / gaps.mean() == pytest.approx(cv, rel=0.05)
@@ -87,7 +88,7 @@ def test_gamma_gaps_have_their_mean_and_coefficient_of_variation(cv: float) -> N
 @pytest.mark.parametrize("cv", [0.3, 3.0])
 def test_gamma_arrivals_are_stationary_from_the_start(cv: float) -> None:
     count, rate = 20_000, 0.5
-    times = RateWorkload(adapters(*[rate] * count), 4.0, Arrivals(cv)).requests(0).arrival_s
+    times = RateWorkload(adapters(*[rate] * count), 4.0, Gamma(cv)).requests(0).arrival_s
     per_part = np.histogram(times, bins=8, range=(0, 4))[0]
     # At most E[N^2] <= (1 + cv^2) * mean spread per adapter and half second.
     noise = 5 * math.sqrt(count * rate * 0.5 * (1 + cv**2))
@@ -96,7 +97,7 @@ def test_gamma_arrivals_are_stationary_from_the_start(cv: float) -> None:
 
 def test_nobody_asks_at_rate_zero() -> None:
     for cv in (1.0, 2.0):
-        assert len(RateWorkload(adapters(0.0), 100.0, Arrivals(cv)).requests(0)) == 0
+        assert len(RateWorkload(adapters(0.0), 100.0, Gamma(cv)).requests(0)) == 0
 
 
 def test_pairs_stay_pairs_and_belong_to_their_adapter() -> None:
@@ -185,4 +186,4 @@ def test_scale_and_arrivals_are_checked() -> None:
         TraceWorkload(adapters(1.0), recorded(np.ones(1)), (0.0, 1.0), 0.0)
     for cv in (0.0, 21.0, math.nan):
         with pytest.raises(BadInputError, match="cv must be above 0 and at most 20"):
-            Arrivals(cv)
+            Gamma(cv)

@@ -44,7 +44,7 @@ def measured_by_twin(runs: Iterable[MeasuredRun], profile: Profile, seed: int = 
     lengths = skewed_lengths(MEAN_IN, MEAN_OUT, input_cv=1.12, output_cv=1.07, correlation=-0.255)
     rows = []
     for run in runs:
-        seen = replay(run, profile, lengths, seed)
+        seen = replay(run, profile, lengths, seed).run()
         figures = measure(seen, run.adapters)
         done = np.isfinite(seen.finish_s)
         dataset, model, group, run_id = run.key

@@ -15,7 +15,7 @@ from loraplan.oracle import ORACLES, Predictions
 from loraplan.problem import GPULoad
 from loraplan.registry import make_params
 from loraplan.workload import RateWorkload
-from twin import oracle as twin_oracle
+from twin import batch
 from twin.metrics import measure
 from twin.oracle import TwinOracle, TwinParams
 from twin.server import simulate
@@ -45,7 +45,7 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         ran.append(args)
         return simulate(*args, **kwargs)
 
-    monkeypatch.setattr(twin_oracle, "simulate", counting)
+    monkeypatch.setattr(batch, "simulate", counting)
     return ran
 
 
@@ -68,6 +68,17 @@ def test_a_load_is_simulated_once(simulated: list[Any]) -> None:
     assert len(simulated) == 2
     oracle.predict([LOADS[1], LOADS[2]])
     assert len(simulated) == 3
+
+
+def test_an_interrupted_question_leaves_no_wrong_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    oracle = TwinOracle(PROBLEM, SHORT)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(batch, "simulate", interrupted)
+        oracle.predict(LOADS)
+    assert_same(oracle.predict(LOADS), TwinOracle(PROBLEM, SHORT).predict(LOADS))
 
 
 def test_it_says_what_the_twin_says() -> None:
