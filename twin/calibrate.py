@@ -17,18 +17,17 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from loraplan.errors import BadInputError, did_you_mean
-from loraplan.profiles import KVLaw, LoadTimes, Profile, StepLaw
+from loraplan.profiles import GRAPH_TOKENS, KVLaw, LoadTimes, Profile, StepLaw
 from loraplan.workload import Floats
+from twin.frontend_fit import FrontendFit, Views, fit_frontend, look
 from twin.measured import COLUMNS, MeasuredRun, lengths_of, read_csv, read_runs
-from twin.step_fit import LOADS, TERMS, StepFit, fit_steps
+from twin.step_fit import LOADS, TERMS, Observed, StepFit, observe, solve
 
 P = TypeVar("P", StepLaw, LoadTimes)
 
 KV_FILE = "kv_tokens_vs_slots_rank.csv"
 LOADS_FILE = "adapter_loading_raw.csv"
 STEPS_FILE = "base_latency_raw.csv"
-EAGER_ABOVE = 512
-"""Requests above which these servers ran without CUDA graphs: such steps are told apart in the decode benchmark."""
 
 KEPT = "not measured: kept"
 
@@ -77,6 +76,86 @@ class Calibration:
     outliers: tuple[tuple[str, float], ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What the measurements of one model say, before the laws are fitted to its runs.
+
+    Attributes:
+        model: whose runs.
+        source: name of the file of the runs.
+        start: the profile with what the micro-benchmarks give.
+        constants: those constants.
+        measured: constants of the step law that the micro-benchmarks give.
+        given: these, and others that the runs do not tell: not fitted.
+        observed: the runs, simulated at their own pace.
+        views: what their clients would see; None if the profile to begin with has no frontend.
+    """
+
+    model: str
+    source: str
+    start: Profile
+    constants: tuple[Constant, ...]
+    measured: Mapping[str, float]
+    given: Mapping[str, float]
+    observed: Sequence[Observed]
+    views: Views | None
+
+    @property
+    def groups(self) -> list[str]:
+        """The groups that the runs come in."""
+        return sorted({one.run.group for one in self.observed})
+
+    def fit(self, but: str | None = None) -> tuple[Profile, StepFit, FrontendFit | None]:
+        """The profile fitted to all runs but those of one group, the step law, the frontend."""
+        kept = [one for one in self.observed if one.run.group != but]
+        if not kept:
+            raise BadInputError(f"measured runs: all are of group {but!r}: none is left to fit to")
+        steps = solve(kept, self.given)
+        fitted = steps.apply(self.start)
+        way = None
+        if self.views is not None and self.start.frontend is not None:
+            way = fit_frontend(self.views, self.start.frontend.scrape_s, but)
+        source = f"calibrated from {len(kept)} measured runs of {self.model}"
+        changes = {
+            "step_ms": _rounded(fitted.step_ms),
+            "load_ms": _rounded(fitted.load_ms),
+            "frontend": way.frontend if way else self.start.frontend,
+            "sources": tuple(dict.fromkeys((source, *self.start.sources))),
+        }
+        return fitted.model_copy(update=changes), steps, way
+
+
+def gather(
+    source: Path,
+    model: str | None,
+    like: Profile,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Evidence:
+    """Read the measurements in ``source`` and simulate the runs at their own pace; arguments as of `calibrate`.
+
+    Raises:
+        BadInputError: the data are missing, broken, or do not have the model.
+    """
+    runs_file = _runs_file(source)
+    runs = [run for run in read_runs(runs_file) if run.ok and np.isfinite(run.seen["mean_tpot_ms"])]
+    chosen = _only(model, sorted({run.model for run in runs}))
+    runs = [run for run in runs if run.model == chosen]
+    folder = source if source.is_dir() else source.parent
+    kv, kv_constants = _kv_law(_benchmark(folder, KV_FILE, chosen), like)
+    loads, load_constants = _load_times(_benchmark(folder, LOADS_FILE, chosen), like)
+    measured = _decode_costs(_benchmark(folder, STEPS_FILE, chosen))
+    # Runs of one mix of lengths cannot tell these from the cost per request: not measured means kept, not fitted.
+    given = {name: getattr(like.step_ms, name) for name in ("per_kv_token", "per_prefill_token", "eager")} | measured
+    start = like.model_copy(update={"kv": kv, "load_ms": loads})
+    lengths = lengths_of(runs)
+    observed = observe(runs, start, lengths, given, seed, on_progress)
+    views = look(observed, lengths, like.frontend.scrape_s, seed, on_progress) if like.frontend else None
+    return Evidence(
+        chosen, runs_file.name, start, (*kv_constants, *load_constants), measured, given, observed, views
+    )
+
+
 def calibrate(
     source: Path,
     model: str | None,
@@ -91,53 +170,46 @@ def calibrate(
         model: whose rows to use; None if there is only one model.
         like: what is not measured (names, limits, rules), and the constants whose measurements are missing.
         seed: of the simulated arrivals.
-        on_progress: called with (passes done, passes in all).
+        on_progress: called with (passes or simulations done, in all).
 
     Raises:
         BadInputError: the data are missing, broken, or do not have the model.
     """
-    runs_file = _runs_file(source)
-    runs = [run for run in read_runs(runs_file) if run.ok and np.isfinite(run.seen["mean_tpot_ms"])]
-    chosen = _only(model, sorted({run.model for run in runs}))
-    runs = [run for run in runs if run.model == chosen]
-    folder = source if source.is_dir() else source.parent
-    kv, kv_constants = _kv_law(_benchmark(folder, KV_FILE, chosen), like)
-    loads, load_constants = _load_times(_benchmark(folder, LOADS_FILE, chosen), like)
-    measured = _decode_costs(_benchmark(folder, STEPS_FILE, chosen))
-    # Runs of one mix of lengths cannot tell these from the cost per request: not measured means kept, not fitted.
-    given = {name: getattr(like.step_ms, name) for name in ("per_kv_token", "per_prefill_token")} | measured
-    start = like.model_copy(update={"kv": kv, "load_ms": loads})
-    fit = fit_steps(runs, start, lengths_of(runs), given, seed, on_progress)
-    fitted = fit.apply(start)
-    profile = fitted.model_copy(
-        update={
-            "step_ms": _rounded(fitted.step_ms),
-            "load_ms": _rounded(fitted.load_ms),
-            "sources": tuple(dict.fromkeys((f"calibrated from {len(runs)} measured runs of {chosen}", *like.sources))),
-        }
+    evidence = gather(source, model, like, seed, on_progress)
+    profile, steps, way = evidence.fit()
+    return Calibration(
+        profile=profile,
+        constants=(*evidence.constants, *_step_constants(evidence, steps), *_frontend_constants(evidence, way)),
+        regimes=_regimes([one.run for one in evidence.observed], steps),
+        unidentified=_unidentified(steps, evidence.given),
+        outliers=_outliers(steps),
     )
-    steps = [
+
+
+def _step_constants(evidence: Evidence, fit: StepFit) -> list[Constant]:
+    def source(name: str) -> str:
+        if name in evidence.measured:
+            return STEPS_FILE
+        return KEPT if name in evidence.given else evidence.source
+
+    return [
         Constant(
-            f"step_ms.{name}" if name != LOADS else "loads, factor on load_ms",
-            value,
-            fit.errors[name],
-            _step_source(name, measured, given, runs_file.name),
+            f"step_ms.{name}" if name != LOADS else "loads, factor on load_ms", value, fit.errors[name], source(name)
         )
         for name, value in fit.values.items()
     ]
-    return Calibration(
-        profile=profile,
-        constants=(*kv_constants, *load_constants, *steps),
-        regimes=_regimes(runs, fit),
-        unidentified=_unidentified(fit, given),
-        outliers=_outliers(fit),
-    )
 
 
-def _step_source(name: str, measured: Mapping[str, float], given: Mapping[str, float], runs: str) -> str:
-    if name in measured:
-        return STEPS_FILE
-    return KEPT if name in given else runs
+def _frontend_constants(evidence: Evidence, fit: FrontendFit | None) -> list[Constant]:
+    frontend = fit.frontend if fit else evidence.start.frontend
+    if frontend is None:
+        return []
+    return [
+        Constant(
+            f"frontend.{name}", value, float("nan"), evidence.source if fit and name != "scrape_s" else KEPT
+        )
+        for name, value in frontend.model_dump().items()
+    ]
 
 
 def _runs_file(source: Path) -> Path:
@@ -223,9 +295,11 @@ def _decode_costs(table: pd.DataFrame | None) -> dict[str, float]:
         prompt = (decode["total_input_tokens"] / decode["completed"]).to_numpy(np.float64)
         tokens = batch * (prompt + decode["output_len"].to_numpy(np.float64) / 2)
         step_ms = decode["step_ms_median"].to_numpy(np.float64)
-        rows = np.column_stack((np.ones(batch.size), batch, tokens, batch > EAGER_ABOVE))
+        rows = np.column_stack((np.ones(batch.size), batch, tokens, batch > GRAPH_TOKENS))
         found, _ = _least_squares(rows / step_ms[:, None], np.ones(batch.size))
         base, given["per_kv_token"] = float(found[0]), _round(found[2])
+        if (batch > GRAPH_TOKENS).any():
+            given["eager"] = _round(found[3])
     if base > 0 and not prefill.empty:
         per_step = (prefill["total_input_tokens"] / prefill["n_steps"]).to_numpy(np.float64)
         given["per_prefill_token"] = _round(

@@ -41,6 +41,7 @@ from twin.state import (
     NO_KEY,
     NONE,
     NOTHING,
+    OUTPUT_SLICE,
     SEQS,
     SLOTS,
     TOKENS,
@@ -669,9 +670,12 @@ def _pause(s, setup):  # type: ignore[no-untyped-def]
 def _emit(s, started, steps):  # type: ignore[no-untyped-def]
     """Count the gaps between tokens that the frontend's pause hides, of ``steps`` steps since ``started`` alike.
 
-    All but the last ended before the pause began or ended, whichever comes first after the start.
+    All but the last ended before the pause began or ended, whichever comes first after the start. What was produced
+    in a pause is then handed on in one go, unless a step has so many outputs that the frontend takes a breath.
     """
     g = s.totals[0]
+    if g.decoding > OUTPUT_SLICE:
+        return
     in_pause = steps - 1 if started >= g.pause_from else 0
     if g.pause_from <= g.now < g.pause_to:
         in_pause += 1

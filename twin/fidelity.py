@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from loraplan.errors import BadInputError, did_you_mean
-from loraplan.profiles import Profile
+from loraplan.profiles import Frontend, Profile
 from loraplan.workload import Lengths
 from twin.agreement import STARVED_BELOW, Errors, Labels, errors, labels, mean
 from twin.batch import Simulation, spread
 from twin.measured import IDENTITY, MeasuredRun, lengths_of, numbers, read_csv, replay, seed_of
-from twin.metrics import measure
+from twin.metrics import client_side
 from twin.server import Run
 from twin.step_fit import time_per_token_ms
 
@@ -42,6 +42,7 @@ REFERENCE_NUMBERS = (*REFERENCE_FIGURES.values(), REFERENCE_STARVED, REFERENCE_W
 SERVER = ("starts", "slots", "max_rank", "adapters")
 
 WARM_UP_S = 1.0
+NO_FRONTEND = Frontend(scrape_s=1.0, per_series=0.0, per_name=0.0, ttft=0.0, ttft_per_request=0.0)
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ def _timed(simulation: Simulation) -> tuple[dict[str, float], float]:
     started = time.thread_time()
     seen = simulation.run()
     took_s = time.thread_time() - started
-    return figures(seen, simulation.ranks.size), took_s
+    return figures(seen, simulation.frontend), took_s
 
 
 def lengths_by_model(runs: Sequence[MeasuredRun]) -> dict[str, Lengths]:
@@ -221,15 +222,20 @@ def lengths_by_model(runs: Sequence[MeasuredRun]) -> dict[str, Lengths]:
     return lengths
 
 
-def figures(seen: Run, adapters: int) -> dict[str, float]:
-    """The figures compared, of one replay, in the units of the measured columns; nan where no request was completed."""
-    says = measure(seen, adapters)
+def figures(seen: Run, frontend: Frontend | None) -> dict[str, float]:
+    """The figures compared, of one replay, in the units of the measured columns; nan where no request was completed.
+
+    ITL and TTFT are the client's, through ``frontend``; without one they are the engine's.
+    """
+    client = client_side(seen, frontend or NO_FRONTEND)
+    done = np.isfinite(seen.finish_s)
+    served = int((seen.requests.tokens_in[done] + seen.requests.tokens_out[done]).sum())
     return {
-        "throughput": says.throughput_tok_s,
-        "itl": says.itl_ms.mean,
-        "tpot": math.nan if math.isnan(says.itl_ms.mean) else time_per_token_ms(seen),
-        "ttft": 1e3 * says.ttft_s.mean,
-        "running": says.running,
+        "throughput": served / seen.horizon_s,
+        "itl": client.itl_ms,
+        "tpot": math.nan if math.isnan(client.itl_ms) else time_per_token_ms(seen),
+        "ttft": 1e3 * client.ttft_s,
+        "running": seen.running_s / seen.horizon_s,
     }
 
 

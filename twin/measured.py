@@ -50,6 +50,10 @@ COLUMNS = (*IDENTITY, "status", "rates", "ranks", *NUMBERS)
 MAX_OUTSTANDING = 27_000
 """Requests that the load generator of these runs could have unanswered: it ran out of ports at about that many."""
 
+EXTRA_REQUESTS = 1
+"""Requests per adapter that this load generator sent besides those that the rates ask for: 1.0 where they were counted.
+"""
+
 SHAREGPT = {"input_cv": 1.12, "output_cv": 1.07, "correlation": -0.255}
 """Shape of the requests' lengths: coefficients of variation as published; the correlation is what makes a running
 request hold the KV tokens that these runs show (356, without the padding of its last block)."""
@@ -202,8 +206,11 @@ def lengths_of(runs: Iterable[MeasuredRun]) -> Lengths:
 
 
 def replay(run: MeasuredRun, profile: Profile, lengths: Lengths, seed: int) -> Simulation:
-    """A measured run in the twin: rates and ranks dealt round-robin over its adapters, Poisson arrivals."""
-    rates = _dealt(run.rates, run.adapters)
+    """A measured run in the twin: rates and ranks dealt round-robin over its adapters, Poisson arrivals.
+
+    The client and the profile's frontend, if it has one, are in it.
+    """
+    rates = _dealt(run.rates, run.adapters) + EXTRA_REQUESTS / run.seconds
     adapters = tuple(Adapter(f"a{i}", 1, float(rate), lengths) for i, rate in enumerate(rates))
     return Simulation(
         profile=profile,

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from loraplan.profiles import Frontend
 from loraplan.workload import Floats, Ints, Requests
 from twin import state
 from twin.server import Resource, Run
@@ -71,6 +72,39 @@ class Metrics:
     binding: Resource | Literal["none"]
     blocked_fraction: dict[Resource, float]
     per_adapter: PerAdapter
+
+
+@dataclass(frozen=True)
+class Client:
+    """What the client of a server with a frontend sees.
+
+    Attributes:
+        itl_ms: mean gap between two chunks of an answer; tokens that come out together are one chunk.
+        ttft_s: mean time to the first of them.
+    """
+
+    itl_ms: float
+    ttft_s: float
+
+
+def client_side(run: Run, frontend: Frontend) -> Client:
+    """The client's means over the completed requests of ``run``, a simulation with ``frontend``; nan if there are none.
+
+    The delay of the first tokens is a mean over all that came out.
+    """
+    done = np.flatnonzero(np.isfinite(run.finish_s))
+    if done.size == 0:
+        return Client(np.nan, np.nan)
+    first_token_s = run.first_token_s[done]
+    gaps = int((run.requests.tokens_out[done] - 1).sum()) - run.merged_gaps
+    begun = int(np.isfinite(run.first_token_s).sum())
+    on_the_way_s = 1e-3 * (frontend.ttft + frontend.ttft_per_request * run.running_s / run.horizon_s)
+    return Client(
+        itl_ms=1e3 * float((run.finish_s[done] - first_token_s).sum()) / gaps if gaps > 0 else np.nan,
+        ttft_s=float((first_token_s - run.requests.arrival_s[done]).mean())
+        + run.first_token_delay_s / begun
+        + on_the_way_s,
+    )
 
 
 def measure(run: Run, n_adapters: int) -> Metrics:

@@ -17,6 +17,9 @@ DISK, CPU, GPU = range(3)
 # What ended a step's admissions.
 SLOTS, KV, TOKENS, SEQS = range(4)
 CHANGED, NOTHING = -1, -2
+OUTPUT_SLICE = 128
+"""Outputs that vLLM's frontend handles without a break (VLLM_V1_OUTPUT_PROC_CHUNK_SIZE, v1/engine/async_llm.py): of
+more, each step's reach the clients before the next step's are looked at."""
 WAITING = 0x1E3779B97F4A7C15
 """Factor that tells the sets of adapters that wait from those of adapters that run."""
 

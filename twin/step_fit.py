@@ -89,15 +89,32 @@ class Equation:
     milliseconds: float
 
 
-def fit_steps(
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """A measured run, simulated at its own pace.
+
+    Attributes:
+        run: what was measured.
+        profile: with which the simulated time per output token is the measured one.
+        tokens: equation of the time per output token.
+        steps: equation of the step time; None if the server had not always enough to do.
+    """
+
+    run: MeasuredRun
+    profile: Profile
+    tokens: Equation
+    steps: Equation | None
+
+
+def observe(
     runs: Sequence[MeasuredRun],
     profile: Profile,
     lengths: Lengths,
     given: Mapping[str, float],
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
-) -> StepFit:
-    """Fit the step law to ``runs`` (all ok, of one model), beginning with the law of ``profile``.
+) -> list[Observed]:
+    """Simulate ``runs`` (all ok, of one model), each at its own pace, beginning with the law of ``profile``.
 
     Args:
         runs: the measured runs.
@@ -108,7 +125,7 @@ def fit_steps(
         on_progress: called with (passes done, passes in all).
     """
     turns = {run.name: _Turn() for run in runs}
-    equations: dict[str, tuple[Equation, Equation | None]] = {}
+    observed: dict[str, Observed] = {}
     law = profile
     for number in range(PASSES):
         if on_progress is not None:
@@ -120,14 +137,13 @@ def fit_steps(
             # The twin's load milliseconds carry the factors it ran with; the law wants those of an isolated load.
             loads = profile.load_ms.to_gpu / max(turned.load_ms.to_gpu, 1e-12)
             of_steps = step_equation(run, seen, loads) if run.starved else None
-            equations[run.name] = token_equation(run, seen, loads), of_steps
+            observed[run.name] = Observed(run, turned, token_equation(run, seen, loads), of_steps)
             turns[run.name].look(time_per_token_ms(seen) / run.seen["mean_tpot_ms"])
-        fit = solve([e for e, _ in equations.values()], [e for _, e in equations.values() if e], given)
-        before, law = law, fit.apply(profile)
-        for name, (equation, _) in equations.items():
-            contents = equation.contents
+        before, law = law, solve(list(observed.values()), given).apply(profile)
+        for name, one in observed.items():
+            contents = one.tokens.contents
             turns[name].rebase(predict(contents, before, profile) / predict(contents, law, profile))
-    return fit
+    return list(observed.values())
 
 
 @dataclass
@@ -216,8 +232,9 @@ def _contents(run: MeasuredRun, sums: Floats, loads: float) -> dict[str, float]:
     }
 
 
-def solve(tokens: Sequence[Equation], steps: Sequence[Equation], given: Mapping[str, float]) -> StepFit:
+def solve(observed: Sequence[Observed], given: Mapping[str, float]) -> StepFit:
     """Solve the equations for the terms that are not given: non-negative, relative and robust least squares."""
+    tokens, steps = [one.tokens for one in observed], [one.steps for one in observed if one.steps]
     equations = [*tokens, *steps]
     free = [name for name in TERMS if name not in given]
     rows = np.array([[TERMS[name](equation.contents) for name in free] for equation in equations])

@@ -1,0 +1,151 @@
+"""Fitting the frontend to measured runs: what reading the metrics of a server costs its clients.
+
+The pauses decide how many chunks tokens come out in, hence the ratio of the client's ITL to its time per output token,
+and how long first tokens take. Both are simulated over a grid of costs, each run at its own pace (twin/step_fit.py), so
+that nothing of the engine's law enters; the rest of the way is linear.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from scipy.optimize import nnls
+
+from loraplan.profiles import Frontend
+from loraplan.workload import Floats, Lengths
+from twin.batch import Simulation, spread
+from twin.measured import MeasuredRun, replay, seed_of
+from twin.metrics import client_side
+from twin.step_fit import Observed, time_per_token_ms
+
+PER_SERIES = (0.0, 0.012, 0.016, 0.020, 0.024, 0.028)
+PER_NAME = (0.0, 0.0002, 0.0004, 0.0005, 0.0006, 0.0008)
+"""The grid: milliseconds for each label, and for each name in it."""
+
+QUEUE_FREE_MS = 500.0
+"""Mean time to a first token up to which a run tells of the frontend: in longer ones queues drown it."""
+ROBUST_AT = 0.1
+REWEIGHTINGS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """What clients would see, by the costs of reading the metrics.
+
+    Attributes:
+        runs: the queue-free runs.
+        costs: per series and per name, ms; one pair for each row of the arrays.
+        ratio: shape (costs, runs), client's ITL / time per output token.
+        ttft_ms: shape (costs, runs), without the rest of the way.
+        running: shape (runs,), mean running requests.
+    """
+
+    runs: tuple[MeasuredRun, ...]
+    costs: tuple[tuple[float, float], ...]
+    ratio: Floats
+    ttft_ms: Floats
+    running: Floats
+
+
+@dataclass(frozen=True)
+class FrontendFit:
+    """A fitted frontend, and the mean absolute relative errors that it leaves, of the ratio and of the TTFT."""
+
+    frontend: Frontend
+    ratio_error: float
+    ttft_error: float
+
+
+def look(
+    observed: Sequence[Observed],
+    lengths: Lengths,
+    scrape_s: float,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Views:
+    """Simulate the queue-free runs with every pair of costs.
+
+    Args:
+        observed: runs at their own pace.
+        lengths: the requests' lengths.
+        scrape_s: seconds between two readings of the metrics.
+        seed: of the simulated arrivals.
+        on_progress: called with (simulations done, simulations in all).
+    """
+    chosen = [one for one in observed if _tells(one.run)]
+    costs = tuple(product(PER_SERIES, PER_NAME))
+
+    def simulations() -> Iterator[Simulation]:
+        for per_series, per_name in costs:
+            frontend = _frontend(scrape_s, per_series, per_name, 0.0, 0.0)
+            for one in chosen:
+                profile = one.profile.model_copy(update={"frontend": frontend})
+                yield replay(one.run, profile, lengths, seed_of(one.run, seed))
+
+    views = list(spread(_view, simulations(), on_progress, total=len(costs) * len(chosen)))
+    seen = np.array(views).reshape(len(costs), len(chosen), 3)
+    return Views(tuple(one.run for one in chosen), costs, seen[..., 0], seen[..., 1], seen[0, :, 2])
+
+
+def fit_frontend(views: Views, scrape_s: float, group: str | None = None) -> FrontendFit | None:
+    """The frontend that fits best to the runs, but for those of ``group``; None if there are too few to tell."""
+    kept = np.array([run.group != group for run in views.runs], dtype=np.bool_)
+    if kept.sum() < 4:
+        return None
+    ttft = np.array([run.seen["mean_ttft_ms"] for run in views.runs])[kept]
+    ratio = np.array([run.seen["mean_itl_ms"] / run.seen["mean_tpot_ms"] for run in views.runs])[kept]
+    best, least = None, math.inf
+    for row, (per_series, per_name) in enumerate(views.costs):
+        off = views.ratio[row, kept] / ratio - 1.0
+        way, left = _rest_of_the_way(views.ttft_ms[row, kept], views.running[kept], ttft)
+        cost = _robust(off) + _robust(left)
+        if cost < least:
+            frontend = _frontend(scrape_s, per_series, per_name, *way)
+            best, least = FrontendFit(frontend, float(np.abs(off).mean()), float(np.abs(left).mean())), cost
+    return best
+
+
+def _tells(run: MeasuredRun) -> bool:
+    """Whether nothing but steps and the frontend kept first tokens: no queue, no overloaded client."""
+    seen = run.seen
+    known = all(math.isfinite(seen[name]) for name in ("mean_ttft_ms", "mean_itl_ms", "mean_tpot_ms"))
+    return known and not run.starved and seen["client_overloaded"] == 0 and seen["mean_ttft_ms"] < QUEUE_FREE_MS
+
+
+def _view(simulation: Simulation) -> tuple[float, float, float]:
+    seen = simulation.run()
+    assert simulation.frontend is not None
+    client = client_side(seen, simulation.frontend)
+    return client.itl_ms / time_per_token_ms(seen), 1e3 * client.ttft_s, seen.running_s / seen.horizon_s
+
+
+def _rest_of_the_way(simulated: Floats, running: Floats, measured: Floats) -> tuple[tuple[float, float], Floats]:
+    """Milliseconds at rest and per running request, and the relative residuals: robust and non-negative."""
+    rows = np.column_stack((np.ones(running.size), running)) / measured[:, None]
+    wanted = 1.0 - simulated / measured
+    weights = np.ones(measured.size)
+    for _ in range(REWEIGHTINGS):
+        found = nnls(rows * weights[:, None], wanted * weights)[0]
+        left = rows @ found - wanted
+        weights = 1.0 / np.sqrt(1.0 + (left / ROBUST_AT) ** 2)
+    return (float(found[0]), float(found[1])), left
+
+
+def _robust(relative: Floats) -> float:
+    """Sum of squares in which what is far off counts less."""
+    scaled = relative / ROBUST_AT
+    return float(np.log1p(scaled * scaled).sum())
+
+
+def _frontend(scrape_s: float, per_series: float, per_name: float, ttft: float, per_request: float) -> Frontend:
+    return Frontend(
+        scrape_s=scrape_s,
+        per_series=per_series,
+        per_name=per_name,
+        ttft=float(f"{ttft:.4g}"),
+        ttft_per_request=float(f"{per_request:.4g}"),
+    )
