@@ -21,7 +21,7 @@ from loraplan.workload import Floats, Lengths
 from twin.batch import Simulation, spread
 from twin.measured import MeasuredRun, replay, seed_of
 from twin.server import Run
-from twin.state import FEATURES
+from twin.state import FEATURES, OUTPUT_SLICE
 
 LOADS = "loads"
 """The term of the adapter loads: a factor on the load times of an isolated measurement."""
@@ -48,6 +48,8 @@ PASSES = 8
 TURN_LIMIT = math.log(4.0)
 USUAL_SLOPE = 1.5
 SETTLED_AT = 0.01
+SURE = 1.25
+"""Mean of the running requests, in parts of a limit, from which on the limit is nearly always passed."""
 ROBUST_AT = 0.05
 """Relative residual from which a run counts less."""
 REWEIGHTINGS = 12
@@ -138,7 +140,8 @@ def observe(
             loads = profile.load_ms.to_gpu / max(turned.load_ms.to_gpu, 1e-12)
             of_steps = step_equation(run, seen, loads) if run.starved else None
             observed[run.name] = Observed(run, turned, token_equation(run, seen, loads), of_steps)
-            turns[run.name].look(time_per_token_ms(seen) / run.seen["mean_tpot_ms"])
+            simulated, measured = pace(run, seen)
+            turns[run.name].look(simulated / measured)
         before, law = law, solve(list(observed.values()), given).apply(profile)
         for name, one in observed.items():
             contents = one.tokens.contents
@@ -203,13 +206,24 @@ def inter_token_ms(seen: Run) -> float:
     return float(1e3 * (seen.finish_s[done] - seen.first_token_s[done]).sum() / tokens[done].sum())
 
 
-def token_equation(run: MeasuredRun, seen: Run, loads: float) -> Equation:
-    """Measured time per output token = law of the steps as the output tokens met them.
+def pace(run: MeasuredRun, seen: Run) -> tuple[float, float]:
+    """How long tokens took in the twin and in the measured run, ms.
 
-    The twin says how the mean over tokens, which the law gives, relates to the mean over requests, which was measured.
+    The mean gap between tokens, if so many requests ran that the frontend merged none of them; else the mean over
+    requests of their time per output token, to which it does not matter in how many chunks they came.
     """
-    milliseconds = run.seen["mean_tpot_ms"] * inter_token_ms(seen) / time_per_token_ms(seen)
-    return Equation(run, _contents(run, seen.features[1], loads), milliseconds)
+    if run.seen["tw_mean_num_running"] > SURE * OUTPUT_SLICE and np.isfinite(run.seen["mean_itl_ms"]):
+        return inter_token_ms(seen), run.seen["mean_itl_ms"]
+    return time_per_token_ms(seen), run.seen["mean_tpot_ms"]
+
+
+def token_equation(run: MeasuredRun, seen: Run, loads: float) -> Equation:
+    """Measured time of a token = law of the steps as the output tokens met them.
+
+    The twin says how the mean over tokens, which the law gives, relates to a mean over requests.
+    """
+    simulated, measured = pace(run, seen)
+    return Equation(run, _contents(run, seen.features[1], loads), measured * inter_token_ms(seen) / simulated)
 
 
 def step_equation(run: MeasuredRun, seen: Run, loads: float) -> Equation:
