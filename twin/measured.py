@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import gammaincinv, ndtr
 
 from loraplan.errors import BadInputError, did_you_mean
 from loraplan.profiles import Profile
-from loraplan.sources import skewed_lengths
-from loraplan.workload import Adapter, Floats, Lengths, RateWorkload
+from loraplan.sources import normal_points
+from loraplan.workload import Adapter, Floats, Ints, Lengths, RateWorkload
 from twin.batch import Simulation
 
 IDENTITY = ("dataset", "model", "group", "run_id")
@@ -54,9 +55,11 @@ EXTRA_REQUESTS = 1
 """Requests per adapter that this load generator sent besides those that the rates ask for: 1.0 where they were counted.
 """
 
-SHAREGPT = {"input_cv": 1.12, "output_cv": 1.07, "correlation": -0.255}
+SHAREGPT = {"input_cv": 1.12, "output_cv": 1.07, "correlation": -0.27}
 """Shape of the requests' lengths: coefficients of variation as published; the correlation is what makes a running
-request hold the KV tokens that these runs show (356, without the padding of its last block)."""
+request hold the KV tokens that these runs show (360)."""
+SHORTEST, LONGEST_INPUT, LONGEST = 4, 1024, 2048
+"""Bounds of the tokens in, of the tokens in and out, and of both together, as published."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,8 +204,34 @@ def delivered(runs: Iterable[MeasuredRun]) -> tuple[float, float]:
 
 
 def lengths_of(runs: Iterable[MeasuredRun]) -> Lengths:
-    """The joint request lengths of these runs: their means, in the shape of ShareGPT."""
-    return skewed_lengths(*delivered(runs), **SHAREGPT)
+    """The joint request lengths of these runs: their means, in the shape of ShareGPT, Gamma laws within its bounds.
+
+    Lognormal laws would have answers of many times the longest one, and with a few slots it is the longest answers for
+    which all other adapters wait.
+    """
+    mean_in, mean_out = delivered(runs)
+    first, second = normal_points()
+    angle = math.asin(_copula(SHAREGPT["correlation"]))
+    mixed = math.sin(angle) * first + math.cos(angle) * second
+    tokens_in = _within(ndtr(first), mean_in, SHAREGPT["input_cv"], LONGEST_INPUT)
+    tokens_out = _within(ndtr(mixed), mean_out, SHAREGPT["output_cv"], LONGEST)
+    return Lengths(tokens_in, np.minimum(tokens_out, LONGEST - tokens_in))
+
+
+def _copula(correlation: float) -> float:
+    """Correlation of two normals whose Gamma lengths correlate by ``correlation``; near exponential ones, to 0.01."""
+    return correlation * 1.4
+
+
+def _within(uniform: Floats, mean: float, cv: float, longest: int) -> Ints:
+    """Whole tokens between the bounds, of a Gamma law whose mean and coefficient of variation are these in them."""
+    scale, spread = mean, cv
+    for _ in range(60):
+        shape = 1.0 / spread**2
+        tokens = np.clip(np.rint(gammaincinv(shape, uniform) * scale / shape), SHORTEST, longest)
+        scale *= mean / tokens.mean()
+        spread *= cv * tokens.mean() / tokens.std()
+    return tokens.astype(np.int64)
 
 
 def replay(run: MeasuredRun, profile: Profile, lengths: Lengths, seed: int) -> Simulation:

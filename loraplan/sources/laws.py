@@ -51,7 +51,7 @@ def skewed_lengths(
             raise BadInputError(f"lengths: {what} must be between 0 and {MOST_CV:g} (got {cv})")
     sd_in, sd_out = (math.sqrt(math.log1p(cv**2)) for cv in (input_cv, output_cv))
     joint = _normal_correlation(sd_in, sd_out, input_cv * output_cv, correlation)
-    first, second = _normal_points()
+    first, second = normal_points()
     second = joint * first + math.sqrt(1.0 - joint**2) * second
     return Lengths(_whole_tokens(np.exp(sd_in * first), tokens_in), _whole_tokens(np.exp(sd_out * second), tokens_out))
 
@@ -70,7 +70,7 @@ def _normal_correlation(sd_in: float, sd_out: float, cvs: float, correlation: fl
 
 
 @cache
-def _normal_points() -> tuple[Floats, Floats]:
+def normal_points() -> tuple[Floats, Floats]:
     """Two independent standard normals, as ``PAIRS`` points of the R2 low-discrepancy sequence (M. Roberts, 2018)."""
     golden = 1.324717957244746  # root of x**3 = x + 1
     steps = np.arange(1, PAIRS + 1)
