@@ -15,7 +15,10 @@ It does what a list-based scheduler does (tests hold it equal to one) without to
 - an arrival that the client never sends costs a look at the clock: only those sent get a record, and give it back.
 
 Rules: vLLM v1/core/sched/scheduler.py, v1/core/kv_cache_manager.py, lora/worker_manager.py of version 0.8.5; the rule
-set ``vllm-0.32`` differs in the KV gate (all blocks of the whole prompt must be free at admission).
+set ``vllm-0.32`` differs in the KV gate (all blocks of the whole prompt must be free at admission). With async
+scheduling (v1/core/sched/async_scheduler.py; ``step_with_batch_queue`` in v1/engine/core.py) a step is scheduled when
+the one before it starts: it sees who has arrived by then, and not yet who ends in the one before. Such a request takes
+part in vain or, if its end was foreseen, is held back: it only keeps its place and its blocks.
 
 All functions work on one ``State`` (twin/state.py). They stand in one file because Numba's cache on disk only notices
 changes of the file whose function was called first.
@@ -267,34 +270,102 @@ def _stop_decoding(s, r, computed):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _preempt_tail(s):  # type: ignore[no-untyped-def]
-    """Send the last admitted request back to the front of the queue; returns by how much fewer blocks are needed."""
+def _end_foreseen(s, setup, r):  # type: ignore[no-untyped-def]
+    """Whether ``r`` ends by its length, which async scheduling knows beforehand."""
+    return s.sent[r].tokens_in + s.sent[r].tokens_out >= setup.foreseen_from
+
+
+@compiled
+def _hold_back(s, setup):  # type: ignore[no-untyped-def]
+    """Async scheduling: tell apart those who end in the step before; nothing is scheduled for whom that was foreseen."""
+    g = s.totals[0]
+    r = s.bucket[(g.step - 1) & (s.bucket.size - 1)]
+    while r != NONE:
+        if _end_foreseen(s, setup, r):
+            s.residue[s.requests[r].offset % s.residue.size] -= 1
+            g.decoding -= 1
+            g.kv -= s.requests[r].offset + g.step
+            g.running -= 1
+            g.held_back += 1
+            _stop_adapter(s, s.sent[r].adapter, g.step - 1)
+        else:
+            g.in_vain += 1
+        r = s.requests[r].bucket_next
+
+
+@compiled
+def _end_held_back(s, r):  # type: ignore[no-untyped-def]
+    g = s.totals[0]
+    s.finish[s.sent[r].place] = g.now
+    g.free += _ceil_div(s.requests[r].offset + g.step, s.residue.size)
+    g.held_back -= 1
+    g.running += 1
+    _stop_running(s, r)
+
+
+@compiled
+def _end_previous(s, setup):  # type: ignore[no-untyped-def]
+    """Async scheduling: the step before has ended by now, and those leave who ended in it."""
+    g = s.totals[0]
+    slot = (g.step - 1) & (s.bucket.size - 1)
+    r = s.bucket[slot]
+    s.bucket[slot] = NONE
+    while r != NONE:
+        after = s.requests[r].bucket_next
+        if _end_foreseen(s, setup, r):
+            _end_held_back(s, r)
+        else:
+            _stop_decoding(s, r, s.requests[r].offset + g.step + 1)
+            _finish(s, r, g.now, True)
+        r = after
+    g.in_vain = 0
+
+
+@compiled
+def _leave_bucket(s, r, slot):  # type: ignore[no-untyped-def]
+    if s.requests[r].bucket_prev == NONE:
+        s.bucket[slot] = s.requests[r].bucket_next
+    else:
+        s.requests[s.requests[r].bucket_prev].bucket_next = s.requests[r].bucket_next
+    if s.requests[r].bucket_next != NONE:
+        s.requests[s.requests[r].bucket_next].bucket_prev = s.requests[r].bucket_prev
+
+
+@compiled
+def _preempt_tail(s, setup):  # type: ignore[no-untyped-def]
+    """Send the last admitted request back to the front of the queue; returns by how much fewer blocks are needed.
+
+    With async scheduling its last token may be on its way: then it ends with the step before, and never waits.
+    """
     g = s.totals[0]
     r = g.tail
     step, block = g.step, s.residue.size
-    relief = 0
+    s.preempted[s.sent[r].place] += 1
+    g.preemptions += 1
+    relief, ends = 0, False
     if r == g.partial:
         g.free += _ceil_div(g.partial_done, block)
         g.kv -= g.partial_done
         g.partial = NONE
     else:
         computed = s.requests[r].offset + step
+        missing = s.sent[r].tokens_in + s.sent[r].tokens_out - 1 - computed
+        _leave_bucket(s, r, (step - 1 + missing) & (s.bucket.size - 1))
+        ends = missing == 0
+        if ends and _end_foreseen(s, setup, r):
+            _end_held_back(s, r)
+            return 0
         relief = 1 if computed % block == 0 else 0
         _stop_decoding(s, r, computed)
-        slot = (step + s.sent[r].tokens_in + s.sent[r].tokens_out - 2 - computed) & (s.bucket.size - 1)
-        if s.requests[r].bucket_prev == NONE:
-            s.bucket[slot] = s.requests[r].bucket_next
-        else:
-            s.requests[s.requests[r].bucket_prev].bucket_next = s.requests[r].bucket_next
-        if s.requests[r].bucket_next != NONE:
-            s.requests[s.requests[r].bucket_next].bucket_prev = s.requests[r].bucket_prev
         s.sent[r].produced = computed + 1 - s.sent[r].tokens_in
         s.requests[r].last_token = g.now
     _stop_running(s, r)
     _stop_adapter(s, s.sent[r].adapter, step - 1)
-    s.preempted[s.sent[r].place] += 1
-    g.preemptions += 1
-    _enqueue_front(s, r)
+    if ends:
+        s.finish[s.sent[r].place] = g.now
+        g.in_vain -= 1
+    else:
+        _enqueue_front(s, r)
     return relief
 
 
@@ -317,7 +388,7 @@ def _grow_running(s, setup):  # type: ignore[no-untyped-def]
         chunk_need = _ceil_div(done + chunk, block) - _ceil_div(done, block)
     before = g.preemptions
     while need + chunk_need > g.free:
-        need -= _preempt_tail(s)
+        need -= _preempt_tail(s, setup)
         if g.partial == NONE:
             chunk, chunk_need = 0, 0
     g.free -= need + chunk_need
@@ -332,7 +403,7 @@ def _admit(s, setup, budget, n_joined):  # type: ignore[no-untyped-def]
     """
     g = s.totals[0]
     prefill, n_loading = 0, 0
-    while g.waiting > 0 and prefill < budget and g.running < setup.max_seqs:
+    while g.waiting > 0 and prefill < budget and g.running + g.held_back < setup.max_seqs:
         full = g.active == setup.slots and s.tree_running.size > 0
         best = s.tree_running[1] if full else s.tree_all[1]
         if best == NO_KEY:
@@ -382,7 +453,7 @@ def _count(s, steps, kv, prefill, load_ms):  # type: ignore[no-untyped-def]
     """Add ``steps`` alike to the feature sums (see FEATURES), per step and per token that a decoding request got."""
     g = s.totals[0]
     for row in range(2):
-        weight = 1.0 if row == 0 else float(g.decoding)
+        weight = 1.0 if row == 0 else float(g.decoding - g.in_vain)
         sums = s.features[row]
         sums[0] += weight * steps
         sums[1] += weight * steps * g.running
@@ -407,21 +478,24 @@ def _finish(s, r, end, seen):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _advance(s, setup, end, duration, n_joined):  # type: ignore[no-untyped-def]
+def _advance(s, setup, overlap, end, duration, n_joined):  # type: ignore[no-untyped-def]
     """Let the step end: tokens come out, requests finish and leave, prefilled ones start to decode."""
     g = s.totals[0]
     step = g.step
     seen = end <= setup.horizon
-    if seen and g.decoding > 0:
-        s.itl[_gap_bin(duration)] += g.decoding
-    slot = step & (s.bucket.size - 1)
-    r = s.bucket[slot]
-    s.bucket[slot] = NONE
-    while r != NONE:
-        after = s.requests[r].bucket_next
-        _stop_decoding(s, r, s.requests[r].offset + step + 1)
-        _finish(s, r, end, seen)
-        r = after
+    if seen and g.decoding > g.in_vain:
+        s.itl[_gap_bin(duration)] += g.decoding - g.in_vain
+    if overlap:
+        _end_previous(s, setup)
+    else:
+        slot = step & (s.bucket.size - 1)
+        r = s.bucket[slot]
+        s.bucket[slot] = NONE
+        while r != NONE:
+            after = s.requests[r].bucket_next
+            _stop_decoding(s, r, s.requests[r].offset + step + 1)
+            _finish(s, r, end, seen)
+            r = after
     for i in range(n_joined):
         r = s.joined[i]
         known = s.sent[r].tokens_in + s.sent[r].produced
@@ -430,7 +504,7 @@ def _advance(s, setup, end, duration, n_joined):  # type: ignore[no-untyped-def]
         elif seen:
             s.itl[_gap_bin(end - s.requests[r].last_token)] += 1.0
         s.sent[r].produced += 1
-        if s.sent[r].produced == s.sent[r].tokens_out:
+        if s.sent[r].produced == s.sent[r].tokens_out and not overlap:
             g.free += _ceil_div(known, setup.block)
             g.kv -= known
             _finish(s, r, end, seen)
@@ -439,13 +513,15 @@ def _advance(s, setup, end, duration, n_joined):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _step(s, setup):  # type: ignore[no-untyped-def]
+def _step(s, setup, overlap):  # type: ignore[no-untyped-def]
     """Schedule and execute one step.
 
     Returns what ended its admissions if it was a step that could go on like this, CHANGED if it was not, and NOTHING if
     there was nothing to do.
     """
     g = s.totals[0]
+    if overlap:
+        _hold_back(s, setup)
     chunk, preempted = _grow_running(s, setup)
     n_joined = 0
     decoding = g.decoding
@@ -462,6 +538,8 @@ def _step(s, setup):  # type: ignore[no-untyped-def]
     prefill = chunk + admitted
     tokens = decoding + prefill
     if tokens == 0:
+        if overlap:
+            _end_previous(s, setup)
         return NOTHING
     g.kv += tokens
     load_ms = _load_adapters(s, setup, n_loading)
@@ -474,8 +552,9 @@ def _step(s, setup):  # type: ignore[no-untyped-def]
     reason = _reason(s, setup, tokens, gate)
     _account(s, seconds, seconds * g.kv, reason)
     _count(s, 1, g.kv, prefill, load_ms)
-    running = g.running
-    _advance(s, setup, end, duration, n_joined)
+    running = g.running + g.held_back
+    _advance(s, setup, overlap, end, duration, n_joined)
+    g.seen = g.now if overlap else end
     g.now = end
     g.step += 1
     return reason if prefill == 0 and not preempted and g.running == running else CHANGED
@@ -501,11 +580,11 @@ def _reason(s, setup, tokens, gate):  # type: ignore[no-untyped-def]
         return KV
     if tokens == setup.max_tokens:
         return TOKENS
-    return SEQS if s.totals[0].running == setup.max_seqs else SLOTS
+    return SEQS if s.totals[0].running + s.totals[0].held_back == setup.max_seqs else SLOTS
 
 
 @compiled
-def _coast(s, setup, reason):  # type: ignore[no-untyped-def]
+def _coast(s, setup, overlap, reason):  # type: ignore[no-untyped-def]
     """Repeat a step in which nobody came or went until someone arrives, finishes or needs a block that is not free.
 
     Whoever waits was refused in the step before and would be refused again: nothing is freed here.
@@ -513,10 +592,11 @@ def _coast(s, setup, reason):  # type: ignore[no-untyped-def]
     g = s.totals[0]
     arrival = s.arrival[g.arrived] if g.arrived < s.arrival.size else math.inf
     steady_ms = _steady_ms(s, setup) + setup.per_token * g.decoding
-    now, kv, free, step, decoding = g.now, g.kv, g.free, g.step, g.decoding
+    now, seen, kv, free, step, decoding = g.now, g.seen, g.kv, g.free, g.step, g.decoding
     last_slot, phase = s.bucket.size - 1, -step % setup.block
+    known = 1 if overlap else 0  # how many steps ago one must have ended in to be known to end
     kv_sum, kv_token_s, low, high, place = 0.0, 0.0, 0.0, 0.0, 0
-    while arrival > now and s.bucket[step & last_slot] == NONE:
+    while arrival > seen and s.bucket[(step - known) & last_slot] == NONE:
         need = s.residue[phase]
         duration = 1e-3 * (steady_ms + setup.per_kv * (kv + decoding))
         if need > free or now + duration > setup.horizon:
@@ -530,11 +610,12 @@ def _coast(s, setup, reason):  # type: ignore[no-untyped-def]
             low = 1e-3 * math.exp(ITL_BIN_START + place * ITL_BIN_WIDTH)
             high = 1e-3 * math.exp(ITL_BIN_START + (place + 1) * ITL_BIN_WIDTH)
         s.itl[place] += decoding
+        seen = now if overlap else now + duration
         now += duration
         step += 1
         phase = phase - 1 if phase > 0 else setup.block - 1
     steps, seconds = step - g.step, now - g.now
-    g.now, g.kv, g.free, g.step = now, kv, free, step
+    g.now, g.seen, g.kv, g.free, g.step = now, seen, kv, free, step
     if steps > 0:
         _account(s, seconds, kv_token_s, reason)
         _count(s, steps, kv_sum, 0, 0.0)
@@ -566,24 +647,41 @@ def _send(s, i):  # type: ignore[no-untyped-def]
 def _take_in_arrivals(s, setup):  # type: ignore[no-untyped-def]
     """Let those who have arrived by now wait; those who find too many unanswered before them are lost."""
     g = s.totals[0]
-    now, i = g.now, g.arrived
+    now, i = g.seen, g.arrived
     while i < s.arrival.size and s.arrival[i] <= now:
-        if g.waiting + g.running < setup.max_outstanding:
+        if g.waiting + g.running + g.held_back < setup.max_outstanding:
             _send(s, i)
         i += 1
     g.arrived = i
 
 
 @compiled
-def run(s, setup):  # type: ignore[no-untyped-def]
+def _run_until_horizon(s, setup, overlap):  # type: ignore[no-untyped-def]
     """Simulate from time 0 to the horizon (s): arrivals, one step, and so on; idle time is skipped."""
     g = s.totals[0]
     while g.now < setup.horizon:
         _take_in_arrivals(s, setup)
-        outcome = _step(s, setup)
+        outcome = _step(s, setup, overlap)
         if outcome >= 0:
-            _coast(s, setup, outcome)
+            _coast(s, setup, overlap, outcome)
         elif outcome == NOTHING:
-            if g.arrived == s.arrival.size:
-                return
-            g.now = s.arrival[g.arrived]
+            if g.seen == g.now:
+                if g.arrived == s.arrival.size:
+                    return
+                g.now = s.arrival[g.arrived]
+            g.seen = g.now
+    if overlap and g.now == setup.horizon:
+        _hold_back(s, setup)
+        _end_previous(s, setup)
+
+
+@compiled
+def run(s, setup):  # type: ignore[no-untyped-def]
+    """Simulate with the rules of a scheduler that waits for every step to end."""
+    _run_until_horizon(s, setup, False)
+
+
+@compiled
+def run_overlapped(s, setup):  # type: ignore[no-untyped-def]
+    """Simulate with async scheduling; compiled apart, so that neither costs the other time."""
+    _run_until_horizon(s, setup, True)

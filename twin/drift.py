@@ -37,7 +37,9 @@ class Drift:
     verdict: Verdict
 
 
-def measure_drift(arrival_s: Floats, first_token_s: Floats, finish_s: Floats, tokens: Floats, horizon_s: float) -> Drift:
+def measure_drift(
+    arrival_s: Floats, first_token_s: Floats, finish_s: Floats, tokens: Floats, horizon_s: float
+) -> Drift:
     """The drift of a run; arrays of shape (requests,), times nan if not within the horizon.
 
     A trend is the slope of the least-squares line through the course of the work outstanding over the second half. For

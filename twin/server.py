@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from loraplan.errors import BadInputError
-from loraplan.profiles import Profile
+from loraplan.profiles import Profile, RuleSet
 from loraplan.workload import Floats, Ints, Requests
 from twin import core
 from twin.state import (
@@ -32,6 +32,9 @@ from twin.state import (
 )
 
 Resource = Literal["slots", "kv", "tokens", "seqs"]
+
+ASYNC: dict[RuleSet, bool] = {"vllm-0.32-async": False, "vllm-0.32-async-ignore-eos": True}
+"""Rule sets with async scheduling, and whether the end of every answer is foreseen, not only at ``max_model_len``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,9 +121,9 @@ def simulate(
     fits = _below(requests.tokens_in, max_len)
     taken = requests if fits is None else requests.select(fits)
     outstanding = len(requests) + 1 if max_outstanding is None else max_outstanding
-    setup = _setup(profile, slots, max_rank, in_cpu, horizon_s, outstanding)
+    setup = _setup(profile, slots, max_rank, in_cpu, horizon_s, outstanding, max_len)
     state = _state(profile, setup, max_rank, adapter_ranks, taken, max_len)
-    core.run(state, setup)
+    (core.run_overlapped if profile.rules in ASYNC else core.run)(state, setup)
     return _collect(state, requests, fits, horizon_s, profile.kv_blocks(slots, max_rank) * profile.kv.block_tokens)
 
 
@@ -187,7 +190,7 @@ def _expand(values: NDArray[Any], where: NDArray[np.bool_] | None, other: ArrayL
 
 
 def _setup(
-    profile: Profile, slots: int, max_rank: int, cpu_slots: int, horizon_s: float, max_outstanding: int
+    profile: Profile, slots: int, max_rank: int, cpu_slots: int, horizon_s: float, max_outstanding: int, max_len: int
 ) -> Setup:
     law, limits, block = profile.step_ms, profile.limits, profile.kv.block_tokens
     return Setup(
@@ -196,7 +199,8 @@ def _setup(
         max_tokens=limits.max_num_batched_tokens,
         max_seqs=limits.max_num_seqs,
         block=block,
-        whole_prompt=profile.rules == "vllm-0.32",
+        whole_prompt=profile.rules != "vllm-0.8.5",
+        foreseen_from=0 if ASYNC.get(profile.rules) else max_len,
         max_outstanding=max_outstanding,
         horizon=float(horizon_s),
         step_base=law.base + law.per_rank * max_rank + law.per_slot * slots,

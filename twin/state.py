@@ -44,14 +44,16 @@ def _record(**fields: str) -> np.dtype[np.void]:
 
 
 TOTALS = _record(
-    int64="step arrived sent records answered waiting running decoding active free kv tail partial partial_done "
-    "front_key from_cpu from_disk preemptions on_gpu in_cpu max_kv max_waiting",
-    float64="now busy_s running_s waiting_s kv_token_s",
+    int64="step arrived sent records answered waiting running decoding held_back in_vain active free kv tail partial "
+    "partial_done front_key from_cpu from_disk preemptions on_gpu in_cpu max_kv max_waiting",
+    float64="now seen busy_s running_s waiting_s kv_token_s",
 )
 """The server: requests ``arrived``, and ``sent`` of those; ``records`` ever used, and the first of those whose request
 is ``answered``, to be used again; ``active`` adapters run; ``free`` blocks and ``kv`` tokens of the cache; ``tail`` was
 admitted last; ``partial`` is in the middle of its prefill, with ``partial_done`` tokens computed; ``front_key`` is the
-smallest queue key given out; the rest are counts and integrals over time."""
+smallest queue key given out; arrivals until ``seen`` count; with async scheduling, ``in_vain`` of the decoding and
+``held_back`` beside the running end in the step before the one that is scheduled; the rest are counts and integrals
+over time."""
 
 SENT = _record(int32="place key adapter tokens_in tokens_out produced behind")
 """A request that was sent; small, as tens of thousands may wait: its ``place`` in the stream; the ``key`` that orders
@@ -76,6 +78,7 @@ class Setup(NamedTuple):
     max_seqs: int
     block: int
     whole_prompt: bool
+    foreseen_from: int  # tokens, in and out, from which on a request is known to end by its length
     max_outstanding: int
     horizon: float
     step_base: float
