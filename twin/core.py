@@ -270,6 +270,12 @@ def _stop_decoding(s, r, computed):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _give_back_record(s, r):  # type: ignore[no-untyped-def]
+    s.sent[r].behind = s.totals[0].answered
+    s.totals[0].answered = r
+
+
+@compiled
 def _end_foreseen(s, setup, r):  # type: ignore[no-untyped-def]
     """Whether ``r`` ends by its length, which async scheduling knows beforehand."""
     return s.sent[r].tokens_in + s.sent[r].tokens_out >= setup.foreseen_from
@@ -277,7 +283,7 @@ def _end_foreseen(s, setup, r):  # type: ignore[no-untyped-def]
 
 @compiled
 def _hold_back(s, setup):  # type: ignore[no-untyped-def]
-    """Async scheduling: tell apart those who end in the step before; nothing is scheduled for whom that was foreseen."""
+    """Async scheduling: of those who end in the step before, schedule only for whom that was not foreseen."""
     g = s.totals[0]
     r = s.bucket[(g.step - 1) & (s.bucket.size - 1)]
     while r != NONE:
@@ -301,6 +307,7 @@ def _end_held_back(s, r):  # type: ignore[no-untyped-def]
     g.held_back -= 1
     g.running += 1
     _stop_running(s, r)
+    _give_back_record(s, r)
 
 
 @compiled
@@ -364,6 +371,7 @@ def _preempt_tail(s, setup):  # type: ignore[no-untyped-def]
     if ends:
         s.finish[s.sent[r].place] = g.now
         g.in_vain -= 1
+        _give_back_record(s, r)
     else:
         _enqueue_front(s, r)
     return relief
@@ -442,6 +450,7 @@ def _account(s, seconds, kv_token_s, reason):  # type: ignore[no-untyped-def]
     g.running_s += seconds * g.running
     g.waiting_s += seconds * g.waiting
     g.kv_token_s += kv_token_s
+    g.adapter_s += seconds * g.active
     g.max_kv = max(g.max_kv, g.kv)
     g.max_waiting = max(g.max_waiting, g.waiting)
     if g.waiting > 0:
@@ -467,14 +476,72 @@ def _count(s, steps, kv, prefill, load_ms):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _mark(s, setup, until, steps, running, waiting, kv, active, busy):  # type: ignore[no-untyped-def]
+    """Write down the totals at the end of every interval up to ``until``, before which the rates given held."""
+    g = s.totals[0]
+    while g.marked < s.series.shape[0] and g.mark <= until:
+        ahead = until - g.mark
+        row = s.series[g.marked]
+        row[0] = g.running_s - ahead * running
+        row[1] = g.waiting_s - ahead * waiting
+        row[2] = g.kv_token_s - ahead * kv
+        row[3] = g.adapter_s - ahead * active
+        row[4] = g.busy_s - ahead * busy
+        row[5] = steps
+        row[6] = s.features[0, 4]
+        row[7] = s.features[0, 5]
+        row[8] = g.from_cpu + g.from_disk
+        g.marked += 1
+        g.mark = (g.marked + 1) * setup.series_s
+
+
+@compiled
+def _watch_from(s, setup, now):  # type: ignore[no-untyped-def]
+    """Say until when there is nothing to write down."""
+    g = s.totals[0]
+    g.watch = g.mark if g.marked < s.series.shape[0] else math.inf
+    if now < setup.log_to:
+        g.watch = min(g.watch, setup.log_from)
+
+
+@compiled
+def _record_step(s, setup, end, milliseconds, prefill, n_loading):  # type: ignore[no-untyped-def]
+    """Write down what this step is, and the intervals that end in it; a step counts where it starts."""
+    g = s.totals[0]
+    _mark(s, setup, min(end, setup.horizon), g.step + 1, g.running, g.waiting, g.kv, g.active, 1)
+    if setup.log_from <= g.now < setup.log_to:
+        if g.logged < s.log.shape[0]:
+            row = s.log[g.logged]
+            row[0] = g.now
+            row[1] = milliseconds
+            row[2] = g.running
+            row[3] = g.waiting
+            row[4] = g.active
+            row[5] = prefill
+            row[6] = g.decoding
+            row[7] = n_loading
+            row[8] = g.kv
+        g.logged += 1
+    _watch_from(s, setup, end)
+
+
+@compiled
+def _skip_idle_time(s, setup, until):  # type: ignore[no-untyped-def]
+    g = s.totals[0]
+    if until >= g.watch:
+        _mark(s, setup, until, g.step, 0, 0, 0, 0, 0)
+        _watch_from(s, setup, until)
+    g.now = until
+
+
+@compiled
 def _finish(s, r, end, seen):  # type: ignore[no-untyped-def]
     g = s.totals[0]
     if seen:
         s.finish[s.sent[r].place] = end
     _stop_running(s, r)
     _stop_adapter(s, s.sent[r].adapter, g.step)
-    s.sent[r].behind = g.answered
-    g.answered = r
+    _give_back_record(s, r)
 
 
 @compiled
@@ -552,6 +619,8 @@ def _step(s, setup, overlap):  # type: ignore[no-untyped-def]
     reason = _reason(s, setup, tokens, gate)
     _account(s, seconds, seconds * g.kv, reason)
     _count(s, 1, g.kv, prefill, load_ms)
+    if end >= g.watch:
+        _record_step(s, setup, end, milliseconds, prefill, n_loading)
     running = g.running + g.held_back
     _advance(s, setup, overlap, end, duration, n_joined)
     g.seen = g.now if overlap else end
@@ -594,12 +663,13 @@ def _coast(s, setup, overlap, reason):  # type: ignore[no-untyped-def]
     steady_ms = _steady_ms(s, setup) + setup.per_token * g.decoding
     now, seen, kv, free, step, decoding = g.now, g.seen, g.kv, g.free, g.step, g.decoding
     last_slot, phase = s.bucket.size - 1, -step % setup.block
+    limit = min(setup.horizon, g.watch)
     known = 1 if overlap else 0  # how many steps ago one must have ended in to be known to end
     kv_sum, kv_token_s, low, high, place = 0.0, 0.0, 0.0, 0.0, 0
     while arrival > seen and s.bucket[(step - known) & last_slot] == NONE:
         need = s.residue[phase]
         duration = 1e-3 * (steady_ms + setup.per_kv * (kv + decoding))
-        if need > free or now + duration > setup.horizon:
+        if need > free or now + duration >= limit:
             break
         free -= need
         kv += decoding
@@ -667,12 +737,13 @@ def _run_until_horizon(s, setup, overlap):  # type: ignore[no-untyped-def]
         elif outcome == NOTHING:
             if g.seen == g.now:
                 if g.arrived == s.arrival.size:
-                    return
-                g.now = s.arrival[g.arrived]
+                    break
+                _skip_idle_time(s, setup, s.arrival[g.arrived])
             g.seen = g.now
     if overlap and g.now == setup.horizon:
         _hold_back(s, setup)
         _end_previous(s, setup)
+    _mark(s, setup, g.mark + s.series.shape[0] * setup.series_s, g.step, 0, 0, 0, 0, 0)
 
 
 @compiled

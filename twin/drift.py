@@ -20,12 +20,13 @@ NOISE = 3.0
 
 @dataclass(frozen=True)
 class Drift:
-    """How much of what arrives in the second half of a run is left over; shares of the tokens that arrive in it.
+    """How much of what arrives in the second half of a run is left over: shares of its tokens, 1 if nothing is done.
 
     Attributes:
-        work: the trend of the work outstanding (tokens of the requests that have arrived and are not answered).
+        work: the trend of the work outstanding (tokens of the requests that have arrived and are not answered), as a
+            share of the trend of all that has arrived.
         waiting: the part of ``work`` in requests that have no token yet.
-        noise: the standard deviation of such a trend if arrivals were Poisson, by chance alone.
+        noise: the standard deviation of such a trend by chance alone, if arrivals are Poisson.
         verdict: ``steady`` if ``work`` is at most 5 %; else ``starved`` if what grows is the waiting line
             (``waiting`` above 5 % and above three times ``noise``): the server serves less than arrives; else
             ``filling``: the run is too short to tell, or the server still fills up with running requests.
@@ -42,24 +43,25 @@ def measure_drift(
 ) -> Drift:
     """The drift of a run; arrays of shape (requests,), times nan if not within the horizon.
 
-    A trend is the slope of the least-squares line through the course of the work outstanding over the second half. For
-    what jumps by w at the times u, that slope is a sum over the jumps, 6/L^3 * sum(w * (L^2/4 - (u - middle)^2)), with L
-    the length of the half: no grid is needed, and a jump at either end hardly counts.
+    A trend is the slope of the least-squares line through what has accumulated, over the second half. For jumps by w at
+    times u it is the sum of 6/L^3 * w * (L^2/4 - (u - middle)^2), with L the length of the half: no grid is needed, and
+    a jump near either end hardly counts.
     """
-    arrived = arrival_s[arrival_s > 0.5 * horizon_s], tokens[arrival_s > 0.5 * horizon_s]
-    offered = float(arrived[1].sum())
+
+    def jumps(times: Floats) -> Floats:
+        """The tokens that come at ``times``, by their part in the slope (which is largest in the middle)."""
+        from_middle = np.abs(4 * times / horizon_s - 3)
+        inside = from_middle < 1
+        weighted: Floats = tokens[inside] * (1 - from_middle[inside] ** 2)
+        return weighted
+
+    arrived = jumps(arrival_s)
+    offered = float(arrived.sum())
     if offered == 0:
         return Drift(0.0, 0.0, 0.0, "steady")
-
-    def trend(times: Floats) -> float:
-        """The slope that is due to jumps by ``tokens`` at ``times``, as a share of what arrives."""
-        from_middle = times / horizon_s - 0.75
-        inside = np.abs(from_middle) < 0.25
-        return float(6 * (tokens[inside] * (0.25 - 4 * from_middle[inside] ** 2)).sum()) / offered
-
-    work = trend(arrival_s) - trend(finish_s)
-    waiting = trend(arrival_s) - trend(first_token_s)
-    noise = float(np.sqrt(1.2 * (arrived[1] ** 2).sum())) / offered
+    work = 1 - float(jumps(finish_s).sum()) / offered
+    waiting = 1 - float(jumps(first_token_s).sum()) / offered
+    noise = float(np.sqrt((arrived**2).sum())) / offered
     verdict: Verdict = "filling"
     if work <= LIMIT:
         verdict = "steady"

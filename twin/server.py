@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from loraplan.errors import BadInputError
 from loraplan.profiles import Profile, RuleSet
 from loraplan.workload import Floats, Ints, Requests
 from twin import core
+from twin.recording import MOST_STEPS, Recording, read_series, read_steps
 from twin.state import (
     ADAPTER,
     CPU,
@@ -24,7 +27,9 @@ from twin.state import (
     REQUEST,
     SENT,
     SEQS,
+    SERIES,
     SLOTS,
+    STEP_LOG,
     TOKENS,
     TOTALS,
     Setup,
@@ -32,6 +37,8 @@ from twin.state import (
 )
 
 Resource = Literal["slots", "kv", "tokens", "seqs"]
+
+NOTHING_RECORDED = Recording()
 
 ASYNC: dict[RuleSet, bool] = {"vllm-0.32-async": False, "vllm-0.32-async-ignore-eos": True}
 """Rule sets with async scheduling, and whether the end of every answer is foreseen, not only at ``max_model_len``."""
@@ -51,6 +58,7 @@ class Run:
         loads_from_cpu, loads_from_disk: adapter loads into a slot, by where the adapter was.
         preemptions: requests preempted, in all.
         rejected: requests whose prompt is as long as ``max_model_len``, or as all KV blocks, or longer.
+        max_len: tokens, in and out, of the longest request that the server takes.
         lost: requests never sent because too many were unanswered.
         kv_capacity_tokens: tokens that the KV blocks hold.
         max_kv_tokens, max_waiting: largest value in any step.
@@ -61,6 +69,8 @@ class Run:
         itl_counts: shape (ITL_BINS,), inter-token gaps of all requests by logarithmic bins.
         features: shape (2, FEATURES), what the step law is linear in, summed over the steps, and over the tokens
             that decoding requests got.
+        series: time series with columns recording.SERIES_COLUMNS, if one was asked for.
+        steps_log: steps with columns state.STEP_LOG, if they were asked for.
     """
 
     horizon_s: float
@@ -73,6 +83,7 @@ class Run:
     loads_from_disk: int
     preemptions: int
     rejected: int
+    max_len: int
     lost: int
     kv_capacity_tokens: int
     max_kv_tokens: int
@@ -84,6 +95,8 @@ class Run:
     blocked_s: dict[Resource, float]
     itl_counts: Floats
     features: Floats
+    series: pd.DataFrame | None = None
+    steps_log: pd.DataFrame | None = None
 
 
 def simulate(
@@ -95,6 +108,7 @@ def simulate(
     horizon_s: float,
     cpu_slots: int | None = None,
     max_outstanding: int | None = None,
+    recording: Recording = NOTHING_RECORDED,
 ) -> Run:
     """Replay ``requests`` on one server of ``profile`` for ``horizon_s`` seconds.
 
@@ -110,9 +124,10 @@ def simulate(
         horizon_s: seconds to simulate.
         cpu_slots: adapters that CPU memory holds (``--max-cpu-loras``); None for all of them.
         max_outstanding: the client sends no request while so many are unanswered; None for no limit.
+        recording: what to keep of the course of the run, beside its totals; nothing unless asked for.
 
     Raises:
-        BadInputError: the server would not start, or a setting is out of range.
+        BadInputError: the server would not start, a setting is out of range, or more is to be recorded than can be.
     """
     in_cpu = max(slots, adapter_ranks.size) if cpu_slots is None else cpu_slots
     _check(profile, slots, max_rank, adapter_ranks, in_cpu)
@@ -121,10 +136,21 @@ def simulate(
     fits = _below(requests.tokens_in, max_len)
     taken = requests if fits is None else requests.select(fits)
     outstanding = len(requests) + 1 if max_outstanding is None else max_outstanding
-    setup = _setup(profile, slots, max_rank, in_cpu, horizon_s, outstanding, max_len)
-    state = _state(profile, setup, max_rank, adapter_ranks, taken, max_len)
+    setup = _setup(profile, slots, max_rank, in_cpu, horizon_s, outstanding, max_len, recording)
+    state = _state(profile, setup, max_rank, adapter_ranks, taken, max_len, recording)
     (core.run_overlapped if profile.rules in ASYNC else core.run)(state, setup)
-    return _collect(state, requests, fits, horizon_s, profile.kv_blocks(slots, max_rank) * profile.kv.block_tokens)
+    run = _collect(
+        state, requests, fits, max_len, horizon_s, profile.kv_blocks(slots, max_rank) * profile.kv.block_tokens
+    )
+    return _with_recording(run, state, recording)
+
+
+def _with_recording(run: Run, state: State, recording: Recording) -> Run:
+    if recording.series_s is not None:
+        run = replace(run, series=read_series(state, recording.series_s, run.horizon_s, run.finish_s))
+    if recording.steps_s is not None:
+        run = replace(run, steps_log=read_steps(state, recording.steps_s))
+    return run
 
 
 def _check(profile: Profile, slots: int, max_rank: int, adapter_ranks: Ints, cpu_slots: int) -> None:
@@ -141,7 +167,9 @@ def _check(profile: Profile, slots: int, max_rank: int, adapter_ranks: Ints, cpu
         raise BadInputError(f"cpu_slots must be at least slots, {slots} (got {cpu_slots})")
 
 
-def _collect(state: State, asked: Requests, fits: NDArray[np.bool_] | None, horizon_s: float, kv_tokens: int) -> Run:
+def _collect(
+    state: State, asked: Requests, fits: NDArray[np.bool_] | None, max_len: int, horizon_s: float, kv_tokens: int
+) -> Run:
     """What happened, with the requests that were too long back in their places."""
     totals = state.totals[0]
     tokens_out = _expand(state.tokens_out, fits, asked.tokens_out)
@@ -152,6 +180,7 @@ def _collect(state: State, asked: Requests, fits: NDArray[np.bool_] | None, hori
         finish_s=_expand(state.finish, fits, np.nan),
         preempted=_expand(state.preempted, fits, 0),
         rejected=0 if fits is None else int((~fits & (asked.arrival_s < horizon_s)).sum()),
+        max_len=max_len,
         lost=int(totals["arrived"] - totals["sent"]),
         steps=int(totals["step"]),
         loads_from_cpu=int(totals["from_cpu"]),
@@ -190,8 +219,16 @@ def _expand(values: NDArray[Any], where: NDArray[np.bool_] | None, other: ArrayL
 
 
 def _setup(
-    profile: Profile, slots: int, max_rank: int, cpu_slots: int, horizon_s: float, max_outstanding: int, max_len: int
+    profile: Profile,
+    slots: int,
+    max_rank: int,
+    cpu_slots: int,
+    horizon_s: float,
+    max_outstanding: int,
+    max_len: int,
+    recording: Recording,
 ) -> Setup:
+    log_from, log_to = recording.window()
     law, limits, block = profile.step_ms, profile.limits, profile.kv.block_tokens
     return Setup(
         slots=slots,
@@ -211,10 +248,15 @@ def _setup(
         per_token=law.per_slot_token * slots,
         per_prefill=law.per_prefill_token,
         per_waiting=law.per_waiting,
+        series_s=recording.series_s or math.inf,
+        log_from=log_from,
+        log_to=log_to,
     )
 
 
-def _state(profile: Profile, setup: Setup, max_rank: int, ranks: Ints, requests: Requests, max_len: int) -> State:
+def _state(
+    profile: Profile, setup: Setup, max_rank: int, ranks: Ints, requests: Requests, max_len: int, recording: Recording
+) -> State:
     n_requests, n_adapters = len(requests), int(ranks.size)
     unanswered = min(n_requests, setup.max_outstanding)
     scarce = setup.slots < n_adapters
@@ -227,6 +269,9 @@ def _state(profile: Profile, setup: Setup, max_rank: int, ranks: Ints, requests:
     totals["free"] = profile.kv_blocks(setup.slots, max_rank)
     totals["on_gpu"] = min(n_adapters, setup.slots)
     totals["in_cpu"] = min(n_adapters, setup.cpu_slots)
+
+    totals["mark"] = setup.series_s
+    totals["watch"] = min(setup.series_s, setup.log_from)
 
     adapters = np.zeros(n_adapters + 2, dtype=ADAPTER)
     adapters["first"] = NONE
@@ -256,6 +301,8 @@ def _state(profile: Profile, setup: Setup, max_rank: int, ranks: Ints, requests:
         itl=np.zeros(ITL_BINS),
         blocked_s=np.zeros(4),
         features=np.zeros((2, len(FEATURES))),
+        series=np.zeros((recording.intervals(setup.horizon), len(SERIES))),
+        log=np.empty((0 if recording.steps_s is None else MOST_STEPS, len(STEP_LOG))),
     )
 
 

@@ -31,6 +31,22 @@ FEATURES = (
 )
 """What the step law is linear in; their sums over a run are what calibration needs of it."""
 
+SERIES = ("running_s", "waiting_s", "kv_token_s", "adapter_s", "busy_s", "steps", "prefill_tokens", "tokens", "loads")
+"""Totals that are written down at the end of every interval of a series."""
+
+STEP_LOG = (
+    "start_s",
+    "ms",
+    "running",
+    "waiting",
+    "adapters",
+    "prefill_tokens",
+    "decode_tokens",
+    "loads",
+    "kv_tokens",
+)
+"""What is written down of a step: who runs in it, who waits meanwhile, the tokens held after it."""
+
 ITL_BIN_WIDTH = 0.01
 """Width of a bin of the inter-token histogram, in natural logarithm of milliseconds: percentiles are exact to 1 %."""
 ITL_BIN_START = math.log(0.01)
@@ -45,15 +61,17 @@ def _record(**fields: str) -> np.dtype[np.void]:
 
 TOTALS = _record(
     int64="step arrived sent records answered waiting running decoding held_back in_vain active free kv tail partial "
-    "partial_done front_key from_cpu from_disk preemptions on_gpu in_cpu max_kv max_waiting",
-    float64="now seen busy_s running_s waiting_s kv_token_s",
+    "partial_done front_key from_cpu from_disk preemptions on_gpu in_cpu max_kv max_waiting marked "
+    "logged",
+    float64="now seen watch mark busy_s running_s waiting_s kv_token_s adapter_s",
 )
 """The server: requests ``arrived``, and ``sent`` of those; ``records`` ever used, and the first of those whose request
 is ``answered``, to be used again; ``active`` adapters run; ``free`` blocks and ``kv`` tokens of the cache; ``tail`` was
 admitted last; ``partial`` is in the middle of its prefill, with ``partial_done`` tokens computed; ``front_key`` is the
 smallest queue key given out; arrivals until ``seen`` count; with async scheduling, ``in_vain`` of the decoding and
-``held_back`` beside the running end in the step before the one that is scheduled; the rest are counts and integrals
-over time."""
+``held_back`` beside the running end in the step before the one that is scheduled; ``marked`` intervals of the
+series and ``logged`` steps are written down, the next interval ends at ``mark``, and until ``watch`` there is nothing to
+write down; the rest are counts and integrals over time."""
 
 SENT = _record(int32="place key adapter tokens_in tokens_out produced behind")
 """A request that was sent; small, as tens of thousands may wait: its ``place`` in the stream; the ``key`` that orders
@@ -89,6 +107,9 @@ class Setup(NamedTuple):
     per_token: float
     per_prefill: float
     per_waiting: float
+    series_s: float  # length of an interval of the series
+    log_from: float  # the steps that start from here on are logged
+    log_to: float  # up to here
 
 
 class State(NamedTuple):
@@ -114,3 +135,5 @@ class State(NamedTuple):
     itl: Floats  # (ITL_BINS) inter-token gaps
     blocked_s: Floats  # (4) seconds in which requests waited, by what ended admissions
     features: Floats  # (2, FEATURES) sums over steps, and over the tokens that decoding requests got
+    series: Floats  # (intervals, SERIES)
+    log: Floats  # (steps, STEP_LOG)
