@@ -69,9 +69,9 @@ TOTALS = _record(
 is ``answered``, to be used again; ``active`` adapters run; ``free`` blocks and ``kv`` tokens of the cache; ``tail`` was
 admitted last; ``partial`` is in the middle of its prefill, with ``partial_done`` tokens computed; ``front_key`` is the
 smallest queue key given out; arrivals until ``seen`` count; with async scheduling, ``in_vain`` of the decoding and
-``held_back`` beside the running end in the step before the one that is scheduled; ``marked`` intervals of the
-series and ``logged`` steps are written down, the next interval ends at ``mark``, and until ``watch`` there is nothing to
-write down; the rest are counts and integrals over time."""
+``held_back`` beside the running end in the step before the one that is scheduled; ``marked`` intervals of the series
+and ``logged`` steps are written down, the next interval ends at ``mark``, and until ``watch`` there is nothing to write
+down; the rest are counts and integrals over time."""
 
 SENT = _record(int32="place key adapter tokens_in tokens_out produced behind")
 """A request that was sent; small, as tens of thousands may wait: its ``place`` in the stream; the ``key`` that orders
