@@ -14,12 +14,16 @@ from loraplan.profiles import Profile
 from loraplan.validation import recorded_workload, route
 from loraplan.workload import Requests
 from twin.metrics import Metrics, measure
-from twin.server import simulate
+from twin.recording import Recording
+from twin.server import NOTHING_RECORDED, Run, simulate
 
 
 @dataclass(frozen=True)
 class GPUReport:
-    """What the twin saw on one GPU; nothing (``metrics`` is None) where its server does not start (memory error)."""
+    """What the twin saw on one GPU; nothing (``metrics`` is None) where its server does not start (memory error).
+
+    ``run`` is there, with what was recorded, if a recording was asked for.
+    """
 
     id: str
     profile: str
@@ -29,6 +33,7 @@ class GPUReport:
     horizon_s: float
     starts: bool
     metrics: Metrics | None
+    run: Run | None = None
 
 
 def simulate_plan(
@@ -37,12 +42,13 @@ def simulate_plan(
     seed: int = 1,
     cpu_slots: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    recording: Recording | None = None,
 ) -> list[GPUReport]:
     """Replay the plan's workload on its GPUs, or on the one called ``gpu_id``, once.
 
     Raises:
-        BadInputError: there is no such GPU, or ``cpu_slots`` is too small for one. A server that would not start is no
-            error: its report says so.
+        BadInputError: there is no such GPU, ``cpu_slots`` is too small for one, or more is to be recorded than can be.
+            A server that would not start is no error: its report says so.
     """
     ids = [gpu.id for gpu in plan.gpus]
     if gpu_id is not None and gpu_id not in ids:
@@ -55,17 +61,23 @@ def simulate_plan(
     ]
     reports = []
     for done, (gpu, requests) in enumerate(chosen, start=1):
-        reports.append(_planned(plan, gpu, requests, workload.horizon_s, cpu_slots))
+        reports.append(_planned(plan, gpu, requests, workload.horizon_s, cpu_slots, recording))
         if on_progress is not None:
             on_progress(done, len(chosen))
     return reports
 
 
-def simulate_config(config: Config, slots: int, seed: int = 1, cpu_slots: int | None = None) -> GPUReport:
+def simulate_config(
+    config: Config,
+    slots: int,
+    seed: int = 1,
+    cpu_slots: int | None = None,
+    recording: Recording | None = None,
+) -> GPUReport:
     """Replay the config's whole workload on one GPU, the first type of its fleet, with ``slots`` slots.
 
     Raises:
-        BadInputError: the config is wrong, or the server would not start.
+        BadInputError: the config is wrong, the server would not start, or more is to be recorded than can be.
     """
     case = build(config)
     workload = case.replay
@@ -81,17 +93,27 @@ def simulate_config(config: Config, slots: int, seed: int = 1, cpu_slots: int | 
         workload.requests(seed),
         workload.horizon_s,
         cpu_slots,
+        recording,
     )
 
 
-def _planned(plan: Plan, gpu: PlannedGPU, requests: Requests, horizon_s: float, cpu_slots: int | None) -> GPUReport:
+def _planned(
+    plan: Plan,
+    gpu: PlannedGPU,
+    requests: Requests,
+    horizon_s: float,
+    cpu_slots: int | None,
+    recording: Recording | None,
+) -> GPUReport:
     names = tuple(adapter.name for adapter in gpu.adapters)
     ranks = np.array([adapter.rank for adapter in gpu.adapters], dtype=np.int64)
     profile = plan.provenance.profiles[gpu.profile]
     if not profile.starts(gpu.slots, gpu.max_rank):
         return GPUReport(gpu.id, profile.name, gpu.slots, gpu.max_rank, names, horizon_s, starts=False, metrics=None)
     try:
-        return _report(gpu.id, profile, gpu.slots, gpu.max_rank, names, ranks, requests, horizon_s, cpu_slots)
+        return _report(
+            gpu.id, profile, gpu.slots, gpu.max_rank, names, ranks, requests, horizon_s, cpu_slots, recording
+        )
     except BadInputError as error:
         raise BadInputError(f"GPU {gpu.id}: {error}") from None
 
@@ -106,8 +128,19 @@ def _report(
     requests: Requests,
     horizon_s: float,
     cpu_slots: int | None,
+    recording: Recording | None,
 ) -> GPUReport:
-    run = simulate(profile, slots, max_rank, ranks, requests, horizon_s, cpu_slots)
+    run = simulate(
+        profile, slots, max_rank, ranks, requests, horizon_s, cpu_slots, recording=recording or NOTHING_RECORDED
+    )
     return GPUReport(
-        gpu_id, profile.name, slots, max_rank, names, horizon_s, starts=True, metrics=measure(run, len(names))
+        gpu_id,
+        profile.name,
+        slots,
+        max_rank,
+        names,
+        horizon_s,
+        starts=True,
+        metrics=measure(run, len(names)),
+        run=None if recording is None else run,
     )

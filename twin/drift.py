@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from loraplan.workload import Floats
 
 Verdict = Literal["steady", "filling", "starved"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 LIMIT = 0.05
 """A server that falls behind by no more than this share of what arrives counts as steady."""
