@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from loraplan.workload import Floats
+from loraplan.workload import Floats, Requests
 
 Verdict = Literal["steady", "filling", "starved"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
@@ -39,10 +39,8 @@ class Drift:
     verdict: Verdict
 
 
-def measure_drift(
-    arrival_s: Floats, first_token_s: Floats, finish_s: Floats, tokens: Floats, horizon_s: float
-) -> Drift:
-    """The drift of a run; arrays of shape (requests,), times nan if not within the horizon.
+def measure_drift(asked: Requests, first_token_s: Floats, finish_s: Floats, horizon_s: float) -> Drift:
+    """The drift of a run; times in arrays of shape (requests,), nan if not within the horizon.
 
     A trend is the slope of the least-squares line through what has accumulated, over the second half. For jumps by w at
     times u it is the sum of 6/L^3 * w * (L^2/4 - (u - middle)^2), with L the length of the half: no grid is needed, and
@@ -50,13 +48,13 @@ def measure_drift(
     """
 
     def jumps(times: Floats) -> Floats:
-        """The tokens that come at ``times``, by their part in the slope (which is largest in the middle)."""
-        from_middle = np.abs(4 * times / horizon_s - 3)
-        inside = from_middle < 1
-        weighted: Floats = tokens[inside] * (1 - from_middle[inside] ** 2)
+        """Tokens of the requests with ``times`` in the second half, times what their jumps add to a slope."""
+        inside = np.flatnonzero((times > 0.5 * horizon_s) & (times < horizon_s))
+        from_middle = 4 * times[inside] / horizon_s - 3
+        weighted: Floats = (asked.tokens_in[inside] + asked.tokens_out[inside]) * (1 - from_middle**2)
         return weighted
 
-    arrived = jumps(arrival_s)
+    arrived = jumps(asked.arrival_s)
     offered = float(arrived.sum())
     if offered == 0:
         return Drift(0.0, 0.0, 0.0, "steady")

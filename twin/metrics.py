@@ -116,9 +116,10 @@ def measure(run: Run, n_adapters: int) -> Metrics:
 
 def _drift(run: Run) -> Drift:
     """Rejected requests keep nobody busy: they are left out."""
-    asked, taken = run.requests, run.requests.tokens_in < run.max_len
-    times = (asked.arrival_s[taken], run.first_token_s[taken], run.finish_s[taken])
-    return measure_drift(*times, (asked.tokens_in + asked.tokens_out)[taken].astype(np.float64), run.horizon_s)
+    if run.rejected == 0:
+        return measure_drift(run.requests, run.first_token_s, run.finish_s, run.horizon_s)
+    taken = run.requests.tokens_in < run.max_len
+    return measure_drift(run.requests.select(taken), run.first_token_s[taken], run.finish_s[taken], run.horizon_s)
 
 
 def _per_adapter(asked: Requests, n_adapters: int, owner: Ints, tokens: Ints, ttft_s: Floats) -> PerAdapter:

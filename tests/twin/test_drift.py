@@ -77,9 +77,9 @@ def test_requests_that_were_rejected_are_no_backlog() -> None:
 
 
 def test_nothing_arrives_nothing_drifts() -> None:
-    nothing = np.zeros(0)
-    assert measure_drift(nothing, nothing, nothing, nothing, 10.0) == Drift(0.0, 0.0, 0.0, "steady")
-    only_early = measure_drift(np.array([1.0]), np.array([np.nan]), np.array([np.nan]), np.array([5.0]), 10.0)
+    nothing, never = np.zeros(0), np.array([np.nan])
+    assert measure_drift(make_requests([], [], [], []), nothing, nothing, 10.0) == Drift(0.0, 0.0, 0.0, "steady")
+    only_early = measure_drift(make_requests([1.0], 0, 5, 1), never, never, 10.0)
     assert only_early == Drift(0.0, 0.0, 0.0, "steady")
 
 
@@ -96,8 +96,9 @@ def test_drift_is_the_slope_of_a_least_squares_line(seed: int) -> None:
     arrival = np.sort(rng.uniform(0, horizon, n))
     first = arrival + rng.exponential(3.0, n)
     finish = first + rng.exponential(5.0, n)
-    tokens = rng.integers(1, 500, n).astype(np.float64)
-    seen = measure_drift(arrival, first, np.where(finish < horizon, finish, np.nan), tokens, horizon)
+    asked = make_requests(arrival, 0, rng.integers(1, 300, n), rng.integers(1, 300, n))
+    tokens = (asked.tokens_in + asked.tokens_out).astype(np.float64)
+    seen = measure_drift(asked, first, np.where(finish < horizon, finish, np.nan), horizon)
     at = np.linspace(horizon / 2, horizon, 40_001)
     offered = np.polyfit(at, course(arrival, tokens, at), 1)[0]
     for value, until in ((seen.work, finish), (seen.waiting, first)):
