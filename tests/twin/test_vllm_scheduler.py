@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from support.reference_scheduler import reference_simulate
-from support.scenarios import MAX_RANK, RULES, Scenario, make_requests
+from support.scenarios import MAX_RANK, RULES, Scenario, make_profile, make_requests
 
-from loraplan.profiles import Profile
 from twin.server import simulate
 
 RECORDED = Path(__file__).with_name("vllm_0_32_runs.json.gz")
@@ -29,9 +28,7 @@ def recorded(rules: str) -> list[dict[str, Any]]:
 def scenario_of(run: dict[str, Any]) -> Scenario:
     requests = make_requests(**run["requests"])
     ranks = np.full(run["adapters"], MAX_RANK)
-    return Scenario(
-        Profile.model_validate(run["profile"]), run["slots"], MAX_RANK, ranks, requests, run["horizon_s"], None
-    )
+    return Scenario(make_profile(**run["profile"]), run["slots"], MAX_RANK, ranks, requests, run["horizon_s"], None)
 
 
 @pytest.mark.parametrize("simulator", [simulate, reference_simulate])
