@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from loraplan.config import Config, build
 from loraplan.errors import BadInputError, did_you_mean
 from loraplan.plan import Plan
 from loraplan.validation import recorded_workload, route, simulation
 from twin.batch import Simulation, spread
-from twin.metrics import Metrics
+from twin.metrics import Metrics, measure
+from twin.recording import Recording
+from twin.server import NOTHING_RECORDED, Run
 
 
 @dataclass(frozen=True)
 class GPUReport:
-    """What the twin saw on one GPU; nothing (``metrics`` is None) where its server does not start (memory error)."""
+    """What the twin saw on one GPU; nothing (``metrics`` is None) where its server does not start (memory error).
+
+    ``run`` is there, with what was recorded, if a recording was asked for.
+    """
 
     id: str
     profile: str
@@ -25,6 +30,7 @@ class GPUReport:
     horizon_s: float
     starts: bool
     metrics: Metrics | None
+    run: Run | None = None
 
 
 def simulate_plan(
@@ -33,12 +39,13 @@ def simulate_plan(
     seed: int = 1,
     cpu_slots: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    recording: Recording | None = None,
 ) -> list[GPUReport]:
     """Replay the plan's workload on its GPUs, or on the one called ``gpu_id``, once.
 
     Raises:
-        BadInputError: there is no such GPU, or ``cpu_slots`` is too small for one. A server that would not start is no
-            error: its report says so.
+        BadInputError: there is no such GPU, ``cpu_slots`` is too small for one, or more is to be recorded than can be.
+            A server that would not start is no error: its report says so.
     """
     ids = [gpu.id for gpu in plan.gpus]
     if gpu_id is not None and gpu_id not in ids:
@@ -49,38 +56,53 @@ def simulate_plan(
         for gpu, requests in zip(plan.gpus, route(plan, workload, seed), strict=True)
         if gpu_id in (None, gpu.id)
     ]
-    metrics = spread(_metrics_if_it_starts, [run for _, run in chosen], on_progress)
+    runs = spread(lambda one: _observed(one, recording), [one for _, one in chosen], on_progress)
     return [
-        _report(gpu.id, [adapter.name for adapter in gpu.adapters], run, seen)
-        for (gpu, run), seen in zip(chosen, metrics, strict=True)
+        _report(gpu.id, [adapter.name for adapter in gpu.adapters], one, *seen)
+        for (gpu, one), seen in zip(chosen, runs, strict=True)
     ]
 
 
-def simulate_config(config: Config, slots: int, seed: int = 1, cpu_slots: int | None = None) -> GPUReport:
+def simulate_config(
+    config: Config,
+    slots: int,
+    seed: int = 1,
+    cpu_slots: int | None = None,
+    recording: Recording | None = None,
+) -> GPUReport:
     """Replay the config's whole workload on one GPU, the first type of its fleet, with ``slots`` slots.
 
     Raises:
-        BadInputError: the config is wrong, or the server would not start.
+        BadInputError: the config is wrong, the server would not start, or more is to be recorded than can be.
     """
     case = build(config)
     workload = case.replay
     names = [adapter.name for adapter in workload.adapters]
-    run = Simulation.of(workload, case.problem.fleet.types[0].profile, slots, seed, cpu_slots)
-    return _report("gpu-0", names, run, run.metrics())
+    one = Simulation.of(workload, case.problem.fleet.types[0].profile, slots, seed, cpu_slots)
+    return _report("gpu-0", names, one, *_run(one, recording))
 
 
-def _metrics_if_it_starts(run: Simulation) -> Metrics | None:
-    return run.metrics() if run.profile.starts(run.slots, run.max_rank) else None
+def _observed(one: Simulation, recording: Recording | None) -> tuple[Metrics | None, Run | None]:
+    return _run(one, recording) if one.profile.starts(one.slots, one.max_rank) else (None, None)
 
 
-def _report(gpu_id: str, adapters: Sequence[str], run: Simulation, metrics: Metrics | None) -> GPUReport:
+def _run(one: Simulation, recording: Recording | None) -> tuple[Metrics, Run | None]:
+    """The figures of a simulation, and the run itself if it was recorded."""
+    run = replace(one, recording=recording or NOTHING_RECORDED).run()
+    return measure(run, one.ranks.size), None if recording is None else run
+
+
+def _report(
+    gpu_id: str, adapters: Sequence[str], one: Simulation, metrics: Metrics | None, run: Run | None
+) -> GPUReport:
     return GPUReport(
         id=gpu_id,
-        profile=run.profile.name,
-        slots=run.slots,
-        max_rank=run.max_rank,
+        profile=one.profile.name,
+        slots=one.slots,
+        max_rank=one.max_rank,
         adapters=tuple(adapters),
-        horizon_s=run.horizon_s,
+        horizon_s=one.horizon_s,
         starts=metrics is not None,
         metrics=metrics,
+        run=run,
     )

@@ -17,6 +17,7 @@ from loraplan.plan import Plan, PlannedGPU
 from loraplan.profiles import Profile
 from loraplan.workload import Requests, Workload
 from twin.batch import Simulation, spread
+from twin.drift import VERDICTS
 from twin.metrics import Metrics
 
 FIRST_FRESH_SEED = 1_000_000
@@ -47,6 +48,10 @@ class GPUVerdict:
         itl_ms, ttft_s, ttft_p95_s, throughput_tok_s, kv_utilisation, waiting, loads, preemptions: see twin Metrics;
             nan where nothing was served.
         binding: the resource that requests waited for longest in most seeds, or ``none``.
+        drift: share of what arrives in the second half of a replay by which unanswered work grows, mean over the
+            seeds; nan if the server does not start.
+        trend: what that means, the worst of the seeds: ``steady``, ``filling`` or ``starved`` (twin Drift); ``memory``
+            if the server does not start.
     """
 
     id: str
@@ -63,6 +68,8 @@ class GPUVerdict:
     loads: float
     preemptions: float
     binding: str
+    drift: float
+    trend: str
 
 
 @dataclass(frozen=True)
@@ -228,6 +235,8 @@ def _verdict(gpu_id: str, runs: Sequence[Metrics], limit: float) -> GPUVerdict:
         loads=mean([float(run.loads_from_cpu + run.loads_from_disk) for run in runs]),
         preemptions=mean([float(run.preemptions) for run in runs]),
         binding=max(set(bindings), key=lambda name: (bindings.count(name), name)),
+        drift=mean([run.drift.work for run in runs]),
+        trend=max((run.drift.verdict for run in runs), key=VERDICTS.index, default="memory"),
     )
 
 

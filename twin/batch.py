@@ -16,7 +16,8 @@ from loraplan.errors import LoraplanError
 from loraplan.profiles import Frontend, Profile
 from loraplan.workload import Ints, Requests, Workload
 from twin.metrics import Metrics, measure
-from twin.server import Run, simulate
+from twin.recording import Recording
+from twin.server import NOTHING_RECORDED, Run, simulate
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -30,8 +31,8 @@ class Simulation:
     """One server and what it is asked: a simulation yet to be run. A workload's requests are drawn when it is.
 
     Attributes:
-        profile, slots, max_rank, cpu_slots, max_outstanding, frontend: the server and its client, as
-            ``twin.server.simulate`` takes them.
+        profile, slots, max_rank, cpu_slots, max_outstanding, frontend: the server and its client, and
+        recording: what to keep of the course of the run; all as ``twin.server.simulate`` takes them.
         ranks: shape (adapters,), rank of each adapter that the requests can name.
         workload: a law, of which ``seed`` draws the requests, or the requests themselves.
         horizon_s: seconds to simulate.
@@ -49,6 +50,7 @@ class Simulation:
     cpu_slots: int | None = None
     max_outstanding: int | None = None
     frontend: Frontend | None = None
+    recording: Recording = NOTHING_RECORDED
     name: str = "simulation"
 
     @classmethod
@@ -97,6 +99,7 @@ class Simulation:
             self.cpu_slots,
             self.max_outstanding,
             self.frontend,
+            self.recording,
         )
 
     def metrics(self) -> Metrics:

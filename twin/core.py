@@ -15,7 +15,10 @@ It does what a list-based scheduler does (tests hold it equal to one) without to
 - an arrival that the client never sends costs a look at the clock: only those sent get a record, and give it back.
 
 Rules: vLLM v1/core/sched/scheduler.py, v1/core/kv_cache_manager.py, lora/worker_manager.py of version 0.8.5; the rule
-set ``vllm-0.32`` differs in the KV gate (all blocks of the whole prompt must be free at admission).
+set ``vllm-0.32`` differs in the KV gate (all blocks of the whole prompt must be free at admission). With async
+scheduling (v1/core/sched/async_scheduler.py; ``step_with_batch_queue`` in v1/engine/core.py) a step is scheduled when
+the one before it starts: it sees who has arrived by then, and not yet who ends in the one before. Such a request takes
+part in vain or, if its end was foreseen, is held back: it only keeps its place and its blocks.
 
 All functions work on one ``State`` (twin/state.py). They stand in one file because Numba's cache on disk only notices
 changes of the file whose function was called first.
@@ -341,34 +344,110 @@ def _stop_decoding(s, r, computed):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _preempt_tail(s):  # type: ignore[no-untyped-def]
-    """Send the last admitted request back to the front of the queue; returns by how much fewer blocks are needed."""
+def _give_back_record(s, r):  # type: ignore[no-untyped-def]
+    s.sent[r].behind = s.totals[0].answered
+    s.totals[0].answered = r
+
+
+@compiled
+def _end_foreseen(s, setup, r):  # type: ignore[no-untyped-def]
+    """Whether ``r`` ends by its length, which async scheduling knows beforehand."""
+    return s.sent[r].tokens_in + s.sent[r].tokens_out >= setup.foreseen_from
+
+
+@compiled
+def _hold_back(s, setup):  # type: ignore[no-untyped-def]
+    """Async scheduling: of those who end in the step before, schedule only for whom that was not foreseen."""
+    g = s.totals[0]
+    r = s.bucket[(g.step - 1) & (s.bucket.size - 1)]
+    while r != NONE:
+        if _end_foreseen(s, setup, r):
+            s.residue[s.requests[r].offset % s.residue.size] -= 1
+            g.decoding -= 1
+            g.kv -= s.requests[r].offset + g.step
+            g.running -= 1
+            g.held_back += 1
+            _stop_adapter(s, s.sent[r].adapter, g.step - 1)
+        else:
+            g.in_vain += 1
+        r = s.requests[r].bucket_next
+
+
+@compiled
+def _end_held_back(s, r):  # type: ignore[no-untyped-def]
+    g = s.totals[0]
+    s.finish[s.sent[r].place] = g.now
+    g.free += _ceil_div(s.requests[r].offset + g.step, s.residue.size)
+    g.held_back -= 1
+    g.running += 1
+    _stop_running(s, r)
+    _give_back_record(s, r)
+
+
+@compiled
+def _end_previous(s, setup):  # type: ignore[no-untyped-def]
+    """Async scheduling: the step before has ended by now, and those leave who ended in it."""
+    g = s.totals[0]
+    slot = (g.step - 1) & (s.bucket.size - 1)
+    r = s.bucket[slot]
+    s.bucket[slot] = NONE
+    while r != NONE:
+        after = s.requests[r].bucket_next
+        if _end_foreseen(s, setup, r):
+            _end_held_back(s, r)
+        else:
+            _stop_decoding(s, r, s.requests[r].offset + g.step + 1)
+            _finish(s, r, g.now, True)
+        r = after
+    g.in_vain = 0
+
+
+@compiled
+def _leave_bucket(s, r, slot):  # type: ignore[no-untyped-def]
+    if s.requests[r].bucket_prev == NONE:
+        s.bucket[slot] = s.requests[r].bucket_next
+    else:
+        s.requests[s.requests[r].bucket_prev].bucket_next = s.requests[r].bucket_next
+    if s.requests[r].bucket_next != NONE:
+        s.requests[s.requests[r].bucket_next].bucket_prev = s.requests[r].bucket_prev
+
+
+@compiled
+def _preempt_tail(s, setup):  # type: ignore[no-untyped-def]
+    """Send the last admitted request back to the front of the queue; returns by how much fewer blocks are needed.
+
+    With async scheduling its last token may be on its way: then it ends with the step before, and never waits.
+    """
     g = s.totals[0]
     r = g.tail
     step, block = g.step, s.residue.size
-    relief = 0
+    s.preempted[s.sent[r].place] += 1
+    g.preemptions += 1
+    relief, ends = 0, False
     if r == g.partial:
         g.free += _ceil_div(g.partial_done, block)
         g.kv -= g.partial_done
         g.partial = NONE
     else:
         computed = s.requests[r].offset + step
+        missing = s.sent[r].tokens_in + s.sent[r].tokens_out - 1 - computed
+        _leave_bucket(s, r, (step - 1 + missing) & (s.bucket.size - 1))
+        ends = missing == 0
+        if ends and _end_foreseen(s, setup, r):
+            _end_held_back(s, r)
+            return 0
         relief = 1 if computed % block == 0 else 0
         _stop_decoding(s, r, computed)
-        slot = (step + s.sent[r].tokens_in + s.sent[r].tokens_out - 2 - computed) & (s.bucket.size - 1)
-        if s.requests[r].bucket_prev == NONE:
-            s.bucket[slot] = s.requests[r].bucket_next
-        else:
-            s.requests[s.requests[r].bucket_prev].bucket_next = s.requests[r].bucket_next
-        if s.requests[r].bucket_next != NONE:
-            s.requests[s.requests[r].bucket_next].bucket_prev = s.requests[r].bucket_prev
         s.sent[r].produced = computed + 1 - s.sent[r].tokens_in
         s.requests[r].last_token = g.now
     _stop_running(s, r)
     _stop_adapter(s, s.sent[r].adapter, step - 1)
-    s.preempted[s.sent[r].place] += 1
-    g.preemptions += 1
-    _enqueue_front(s, r)
+    if ends:
+        s.finish[s.sent[r].place] = g.now
+        g.in_vain -= 1
+        _give_back_record(s, r)
+    else:
+        _enqueue_front(s, r)
     return relief
 
 
@@ -391,7 +470,7 @@ def _grow_running(s, setup):  # type: ignore[no-untyped-def]
         chunk_need = _ceil_div(done + chunk, block) - _ceil_div(done, block)
     before = g.preemptions
     while need + chunk_need > g.free:
-        need -= _preempt_tail(s)
+        need -= _preempt_tail(s, setup)
         if g.partial == NONE:
             chunk, chunk_need = 0, 0
     g.free -= need + chunk_need
@@ -406,7 +485,7 @@ def _admit(s, setup, budget, n_joined):  # type: ignore[no-untyped-def]
     """
     g = s.totals[0]
     prefill, n_starting = 0, 0
-    while g.waiting > 0 and prefill < budget and g.running < setup.max_seqs:
+    while g.waiting > 0 and prefill < budget and g.running + g.held_back < setup.max_seqs:
         full = g.active == setup.slots and s.tree_running.size > 0
         best = s.tree_running[1] if full else s.tree_all[1]
         if best == NO_KEY:
@@ -446,6 +525,7 @@ def _account(s, seconds, kv_token_s, reason):  # type: ignore[no-untyped-def]
     g.running_s += seconds * g.running
     g.waiting_s += seconds * g.waiting
     g.kv_token_s += kv_token_s
+    g.adapter_s += seconds * g.active
     g.max_kv = max(g.max_kv, g.kv)
     g.max_waiting = max(g.max_waiting, g.waiting)
     if g.waiting > 0:
@@ -459,7 +539,7 @@ def _count(s, steps, kv, prefill, load_ms):  # type: ignore[no-untyped-def]
     tokens = g.decoding + prefill
     small = tokens <= SMALL_TOKENS
     for row in range(2):
-        weight = 1.0 if row == 0 else float(g.decoding)
+        weight = 1.0 if row == 0 else float(g.decoding - g.in_vain)
         sums = s.features[row]
         sums[0] += weight * steps
         sums[1] += weight * steps * g.running
@@ -473,6 +553,66 @@ def _count(s, steps, kv, prefill, load_ms):  # type: ignore[no-untyped-def]
         sums[9] += weight * steps * g.active * g.running
         sums[10] += weight * steps * g.waiting
         sums[11] += weight * load_ms
+        sums[12] += weight * (steps * g.decoding + prefill)
+
+
+@compiled
+def _mark(s, setup, until, steps, running, waiting, kv, active, busy):  # type: ignore[no-untyped-def]
+    """Write down the totals at the end of every interval up to ``until``, before which the rates given held."""
+    g = s.totals[0]
+    while g.marked < s.series.shape[0] and g.mark <= until:
+        ahead = until - g.mark
+        row = s.series[g.marked]
+        row[0] = g.running_s - ahead * running
+        row[1] = g.waiting_s - ahead * waiting
+        row[2] = g.kv_token_s - ahead * kv
+        row[3] = g.adapter_s - ahead * active
+        row[4] = g.busy_s - ahead * busy
+        row[5] = steps
+        row[6] = s.features[0, 5]
+        row[7] = s.features[0, 12]
+        row[8] = g.from_cpu + g.from_disk
+        g.marked += 1
+        g.mark = (g.marked + 1) * setup.series_s
+
+
+@compiled
+def _watch_from(s, setup, now):  # type: ignore[no-untyped-def]
+    """Say until when there is nothing to write down."""
+    g = s.totals[0]
+    g.watch = g.mark if g.marked < s.series.shape[0] else math.inf
+    if now < setup.log_to:
+        g.watch = min(g.watch, setup.log_from)
+
+
+@compiled
+def _record_step(s, setup, end, milliseconds, prefill, loads):  # type: ignore[no-untyped-def]
+    """Write down what this step is, and the intervals that end in it; a step counts where it starts."""
+    g = s.totals[0]
+    _mark(s, setup, min(end, setup.horizon), g.step + 1, g.running, g.waiting, g.kv, g.active, 1)
+    if setup.log_from <= g.now < setup.log_to:
+        if g.logged < s.log.shape[0]:
+            row = s.log[g.logged]
+            row[0] = g.now
+            row[1] = milliseconds
+            row[2] = g.running
+            row[3] = g.waiting
+            row[4] = g.active
+            row[5] = prefill
+            row[6] = g.decoding
+            row[7] = loads
+            row[8] = g.kv
+        g.logged += 1
+    _watch_from(s, setup, end)
+
+
+@compiled
+def _skip_idle_time(s, setup, until):  # type: ignore[no-untyped-def]
+    g = s.totals[0]
+    if until >= g.watch:
+        _mark(s, setup, until, g.step, 0, 0, 0, 0, 0)
+        _watch_from(s, setup, until)
+    g.now = until
 
 
 @compiled
@@ -482,26 +622,28 @@ def _finish(s, r, end, seen):  # type: ignore[no-untyped-def]
         s.finish[s.sent[r].place] = end
     _stop_running(s, r)
     _stop_adapter(s, s.sent[r].adapter, g.step)
-    s.sent[r].behind = g.answered
-    g.answered = r
+    _give_back_record(s, r)
 
 
 @compiled
-def _advance(s, setup, end, duration, n_joined):  # type: ignore[no-untyped-def]
+def _advance(s, setup, overlap, end, duration, n_joined):  # type: ignore[no-untyped-def]
     """Let the step end: tokens come out, requests finish and leave, prefilled ones start to decode."""
     g = s.totals[0]
     step = g.step
     seen = end <= setup.horizon
-    if seen and g.decoding > 0:
-        s.itl[_gap_bin(duration)] += g.decoding
-    slot = step & (s.bucket.size - 1)
-    r = s.bucket[slot]
-    s.bucket[slot] = NONE
-    while r != NONE:
-        after = s.requests[r].bucket_next
-        _stop_decoding(s, r, s.requests[r].offset + step + 1)
-        _finish(s, r, end, seen)
-        r = after
+    if seen and g.decoding > g.in_vain:
+        s.itl[_gap_bin(duration)] += g.decoding - g.in_vain
+    if overlap:
+        _end_previous(s, setup)
+    else:
+        slot = step & (s.bucket.size - 1)
+        r = s.bucket[slot]
+        s.bucket[slot] = NONE
+        while r != NONE:
+            after = s.requests[r].bucket_next
+            _stop_decoding(s, r, s.requests[r].offset + step + 1)
+            _finish(s, r, end, seen)
+            r = after
     for i in range(n_joined):
         r = s.joined[i]
         known = s.sent[r].tokens_in + s.sent[r].produced
@@ -512,7 +654,7 @@ def _advance(s, setup, end, duration, n_joined):  # type: ignore[no-untyped-def]
         elif seen:
             s.itl[_gap_bin(end - s.requests[r].last_token)] += 1.0
         s.sent[r].produced += 1
-        if s.sent[r].produced == s.sent[r].tokens_out:
+        if s.sent[r].produced == s.sent[r].tokens_out and not overlap:
             g.free += _ceil_div(known, setup.block)
             g.kv -= known
             _finish(s, r, end, seen)
@@ -521,13 +663,15 @@ def _advance(s, setup, end, duration, n_joined):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _step(s, setup):  # type: ignore[no-untyped-def]
+def _step(s, setup, overlap):  # type: ignore[no-untyped-def]
     """Schedule and execute one step.
 
     Returns what ended its admissions if it was a step that could go on like this, CHANGED if it was not, and NOTHING if
     there was nothing to do.
     """
     g = s.totals[0]
+    if overlap:
+        _hold_back(s, setup)
     chunk, preempted = _grow_running(s, setup)
     n_joined = 0
     decoding = g.decoding
@@ -544,8 +688,11 @@ def _step(s, setup):  # type: ignore[no-untyped-def]
     prefill = chunk + admitted
     tokens = decoding + prefill
     if tokens == 0:
+        if overlap:
+            _end_previous(s, setup)
         return NOTHING
     g.kv += tokens
+    loads = g.from_cpu + g.from_disk
     load_ms = _load_adapters(s, setup, n_starting)
     milliseconds = _steady_ms(s, setup, tokens) + setup.per_kv * g.kv + setup.per_prefill * prefill + load_ms
     duration = milliseconds * 1e-3
@@ -554,10 +701,13 @@ def _step(s, setup):  # type: ignore[no-untyped-def]
     reason = _reason(s, setup, tokens, gate)
     _account(s, seconds, seconds * g.kv, reason)
     _count(s, 1, g.kv, prefill, load_ms)
-    running, started = g.running, g.now
+    if end >= g.watch:
+        _record_step(s, setup, end, milliseconds, prefill, g.from_cpu + g.from_disk - loads)
+    _emit(s, g.now, end, 1)
+    running = g.running + g.held_back
+    _advance(s, setup, overlap, end, duration, n_joined)
+    g.seen = g.now if overlap else end
     g.now = end
-    _emit(s, started, 1)
-    _advance(s, setup, end, duration, n_joined)
     g.step += 1
     return reason if prefill == 0 and not preempted and g.running == running else CHANGED
 
@@ -592,26 +742,27 @@ def _reason(s, setup, tokens, gate):  # type: ignore[no-untyped-def]
         return KV
     if tokens == setup.max_tokens:
         return TOKENS
-    return SEQS if s.totals[0].running == setup.max_seqs else SLOTS
+    return SEQS if s.totals[0].running + s.totals[0].held_back == setup.max_seqs else SLOTS
 
 
 @compiled
-def _coast(s, setup, reason):  # type: ignore[no-untyped-def]
+def _coast(s, setup, overlap, reason):  # type: ignore[no-untyped-def]
     """Repeat a step in which nobody came or went until someone arrives, finishes or needs a block that is not free.
 
     Whoever waits was refused in the step before and would be refused again: nothing is freed here.
     """
     g = s.totals[0]
-    until = min(_next_arrival(s), g.pause_from if g.now < g.pause_from else g.pause_to)
-    started = g.now
+    until = min(_next_arrival(s), g.pause_from if g.seen < g.pause_from else g.pause_to)
     steady_ms = _steady_ms(s, setup, g.decoding)
-    now, kv, free, step, decoding = g.now, g.kv, g.free, g.step, g.decoding
+    now, seen, kv, free, step, decoding = g.now, g.seen, g.kv, g.free, g.step, g.decoding
     last_slot, phase = s.bucket.size - 1, -step % setup.block
+    limit = min(setup.horizon, g.watch)
+    known = 1 if overlap else 0  # how many steps ago one must have ended in to be known to end
     kv_sum, kv_token_s, low, high, place = 0.0, 0.0, 0.0, 0.0, 0
-    while until > now and s.bucket[step & last_slot] == NONE:
+    while until > seen and s.bucket[(step - known) & last_slot] == NONE:
         need = s.residue[phase]
         duration = 1e-3 * (steady_ms + setup.per_kv * (kv + decoding))
-        if need > free or now + duration > setup.horizon:
+        if need > free or now + duration >= limit:
             break
         free -= need
         kv += decoding
@@ -622,15 +773,17 @@ def _coast(s, setup, reason):  # type: ignore[no-untyped-def]
             low = 1e-3 * math.exp(ITL_BIN_START + place * ITL_BIN_WIDTH)
             high = 1e-3 * math.exp(ITL_BIN_START + (place + 1) * ITL_BIN_WIDTH)
         s.itl[place] += decoding
+        seen = now if overlap else now + duration
         now += duration
         step += 1
         phase = phase - 1 if phase > 0 else setup.block - 1
     steps, seconds = step - g.step, now - g.now
-    g.now, g.kv, g.free, g.step = now, kv, free, step
+    if steps > 0:
+        _emit(s, g.now, now, steps)
+    g.now, g.seen, g.kv, g.free, g.step = now, seen, kv, free, step
     if steps > 0:
         _account(s, seconds, kv_token_s, reason)
         _count(s, steps, kv_sum, 0, 0.0)
-        _emit(s, started, steps)
 
 
 @compiled
@@ -660,15 +813,15 @@ def _send(s, i):  # type: ignore[no-untyped-def]
 def _pause(s, setup):  # type: ignore[no-untyped-def]
     """Look for the frontend's pause that is next or lasts: it writes down all labels, every ``scrape`` seconds."""
     g = s.totals[0]
-    while g.now >= g.pause_to:
+    while g.seen >= g.pause_to:
         g.pause_from = g.pause_to + setup.scrape
         g.pause_to = g.pause_from + setup.per_series * g.label_count + setup.per_name * g.label_names
         g.emitted = 0
 
 
 @compiled
-def _emit(s, started, steps):  # type: ignore[no-untyped-def]
-    """Count the gaps between tokens that the frontend's pause hides, of ``steps`` steps since ``started`` alike.
+def _emit(s, started, end, steps):  # type: ignore[no-untyped-def]
+    """Count the gaps between tokens that the frontend's pause hides, of ``steps`` alike from ``started`` to ``end``.
 
     All but the last ended before the pause began or ended, whichever comes first after the start. What was produced
     in a pause is then handed on in one go, unless a step has so many outputs that the frontend takes a breath.
@@ -677,7 +830,7 @@ def _emit(s, started, steps):  # type: ignore[no-untyped-def]
     if g.decoding > OUTPUT_SLICE:
         return
     in_pause = steps - 1 if started >= g.pause_from else 0
-    if g.pause_from <= g.now < g.pause_to:
+    if g.pause_from <= end < g.pause_to:
         in_pause += 1
     if in_pause > 0:
         g.merged += g.decoding * (in_pause - 1 + g.emitted)
@@ -698,26 +851,44 @@ def _next_arrival(s):  # type: ignore[no-untyped-def]
 def _take_in_arrivals(s, setup):  # type: ignore[no-untyped-def]
     """Let those who have arrived by now wait; those who find too many unanswered before them are lost."""
     g = s.totals[0]
-    now, i = min(g.now, g.pause_from), g.arrived
+    now, i = min(g.seen, g.pause_from), g.arrived
     while i < s.arrival.size and s.arrival[i] <= now:
-        if g.waiting + g.running < setup.max_outstanding:
+        if g.waiting + g.running + g.held_back < setup.max_outstanding:
             _send(s, i)
         i += 1
     g.arrived = i
 
 
 @compiled
-def run(s, setup):  # type: ignore[no-untyped-def]
+def _run_until_horizon(s, setup, overlap):  # type: ignore[no-untyped-def]
     """Simulate from time 0 to the horizon (s): arrivals, one step, and so on; idle time is skipped."""
     g = s.totals[0]
     while g.now < setup.horizon:
         _pause(s, setup)
         _take_in_arrivals(s, setup)
         _label(s)
-        outcome = _step(s, setup)
+        outcome = _step(s, setup, overlap)
         if outcome >= 0:
-            _coast(s, setup, outcome)
+            _coast(s, setup, overlap, outcome)
         elif outcome == NOTHING:
-            if g.arrived == s.arrival.size:
-                return
-            g.now = _next_arrival(s)
+            if g.seen == g.now:
+                if g.arrived == s.arrival.size:
+                    break
+                _skip_idle_time(s, setup, _next_arrival(s))
+            g.seen = g.now
+    if overlap and g.now == setup.horizon:
+        _hold_back(s, setup)
+        _end_previous(s, setup)
+    _mark(s, setup, g.mark + s.series.shape[0] * setup.series_s, g.step, 0, 0, 0, 0, 0)
+
+
+@compiled
+def run(s, setup):  # type: ignore[no-untyped-def]
+    """Simulate with the rules of a scheduler that waits for every step to end."""
+    _run_until_horizon(s, setup, False)
+
+
+@compiled
+def run_overlapped(s, setup):  # type: ignore[no-untyped-def]
+    """Simulate with async scheduling; compiled apart, so that neither costs the other time."""
+    _run_until_horizon(s, setup, True)

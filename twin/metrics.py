@@ -10,6 +10,7 @@ import numpy as np
 from loraplan.profiles import Frontend
 from loraplan.workload import Floats, Ints, Requests
 from twin import state
+from twin.drift import Drift, measure_drift
 from twin.server import Resource, Run
 
 BLOCKED_SHARE = 0.01
@@ -48,7 +49,8 @@ class Metrics:
     """Figures of one run, over completed requests, as ``vllm bench serve`` defines them.
 
     Times are the engine's: what the HTTP frontend and the client add is not in them. The percentiles of ITL are over
-    the gaps of all requests. ``binding`` is the resource that requests waited for longest, or ``none``.
+    the gaps of all requests. ``binding`` is the resource that requests waited for longest, or ``none``; ``drift`` says
+    whether the server keeps up.
     """
 
     arrived: int
@@ -71,6 +73,7 @@ class Metrics:
     busy_fraction: float
     binding: Resource | Literal["none"]
     blocked_fraction: dict[Resource, float]
+    drift: Drift
     per_adapter: PerAdapter
 
 
@@ -140,8 +143,17 @@ def measure(run: Run, n_adapters: int) -> Metrics:
         busy_fraction=run.busy_s / run.horizon_s,
         binding=worst if blocked[worst] >= BLOCKED_SHARE else "none",
         blocked_fraction=blocked,
+        drift=_drift(run),
         per_adapter=_per_adapter(asked, n_adapters, asked.adapter[done], tokens, ttft_s),
     )
+
+
+def _drift(run: Run) -> Drift:
+    """Rejected requests keep nobody busy: they are left out."""
+    if run.rejected == 0:
+        return measure_drift(run.requests, run.first_token_s, run.finish_s, run.horizon_s)
+    taken = run.requests.tokens_in < run.max_len
+    return measure_drift(run.requests.select(taken), run.first_token_s[taken], run.finish_s[taken], run.horizon_s)
 
 
 def _per_adapter(asked: Requests, n_adapters: int, owner: Ints, tokens: Ints, ttft_s: Floats) -> PerAdapter:

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from loraplan.errors import BadInputError
-from loraplan.profiles import Frontend, Profile, rank_tiles
+from loraplan.profiles import Frontend, Profile, RuleSet, rank_tiles
 from loraplan.workload import Floats, Ints, Requests
 from twin import core
+from twin.recording import MOST_STEPS, Recording, read_series, read_steps
 from twin.state import (
     ADAPTER,
     CPU,
@@ -25,7 +27,9 @@ from twin.state import (
     REQUEST,
     SENT,
     SEQS,
+    SERIES,
     SLOTS,
+    STEP_LOG,
     TOKENS,
     TOTALS,
     Setup,
@@ -36,6 +40,11 @@ MOST_LABELS = 1 << 17
 """Places for labels of running and waiting adapters; more than half of them are never seen in an hour."""
 
 Resource = Literal["slots", "kv", "tokens", "seqs"]
+
+NOTHING_RECORDED = Recording()
+
+ASYNC: dict[RuleSet, bool] = {"vllm-0.32-async": False, "vllm-0.32-async-ignore-eos": True}
+"""Rule sets with async scheduling, and whether the end of every answer is foreseen, not only at ``max_model_len``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +61,7 @@ class Run:
         loads_from_cpu, loads_from_disk: adapter loads into a slot, by where the adapter was.
         preemptions: requests preempted, in all.
         rejected: requests whose prompt is as long as ``max_model_len``, or as all KV blocks, or longer.
+        max_len: tokens, in and out, of the longest request that the server takes.
         lost: requests never sent because too many were unanswered.
         kv_capacity_tokens: tokens that the KV blocks hold.
         max_kv_tokens, max_waiting: largest value in any step.
@@ -62,6 +72,8 @@ class Run:
         itl_counts: shape (ITL_BINS,), inter-token gaps of all requests by logarithmic bins.
         features: shape (2, FEATURES), what the step law is linear in, summed over the steps, and over the tokens
             that decoding requests got.
+        series: time series with columns recording.SERIES_COLUMNS, if one was asked for.
+        steps_log: steps with columns state.STEP_LOG, if they were asked for.
     """
 
     horizon_s: float
@@ -74,6 +86,7 @@ class Run:
     loads_from_disk: int
     preemptions: int
     rejected: int
+    max_len: int
     lost: int
     kv_capacity_tokens: int
     max_kv_tokens: int
@@ -89,6 +102,8 @@ class Run:
     first_token_delay_s: float
     label_count: int
     label_names: int
+    series: pd.DataFrame | None = None
+    steps_log: pd.DataFrame | None = None
 
 
 def simulate(
@@ -101,6 +116,7 @@ def simulate(
     cpu_slots: int | None = None,
     max_outstanding: int | None = None,
     frontend: Frontend | None = None,
+    recording: Recording = NOTHING_RECORDED,
 ) -> Run:
     """Replay ``requests`` on one server of ``profile`` for ``horizon_s`` seconds.
 
@@ -117,9 +133,10 @@ def simulate(
         cpu_slots: adapters that CPU memory holds (``--max-cpu-loras``); None for all of them.
         max_outstanding: the client sends no request while so many are unanswered; None for no limit.
         frontend: the HTTP server before the engine; None for one that takes no time.
+        recording: what to keep of the course of the run, beside its totals; nothing unless asked for.
 
     Raises:
-        BadInputError: the server would not start, or a setting is out of range.
+        BadInputError: the server would not start, a setting is out of range, or more is to be recorded than can be.
     """
     in_cpu = max(slots, adapter_ranks.size) if cpu_slots is None else cpu_slots
     _check(profile, slots, max_rank, adapter_ranks, in_cpu)
@@ -128,10 +145,23 @@ def simulate(
     fits = _below(requests.tokens_in, max_len)
     taken = requests if fits is None else requests.select(fits)
     outstanding = len(requests) + 1 if max_outstanding is None else max_outstanding
-    setup = _setup(profile, slots, max_rank, adapter_ranks.size, in_cpu, horizon_s, outstanding, frontend)
-    state = _state(profile, setup, max_rank, adapter_ranks, taken, max_len)
-    core.run(state, setup)
-    return _collect(state, requests, fits, horizon_s, profile.kv_blocks(slots, max_rank) * profile.kv.block_tokens)
+    setup = _setup(
+        profile, slots, max_rank, adapter_ranks.size, in_cpu, horizon_s, outstanding, max_len, frontend, recording
+    )
+    state = _state(profile, setup, max_rank, adapter_ranks, taken, max_len, recording)
+    (core.run_overlapped if profile.rules in ASYNC else core.run)(state, setup)
+    run = _collect(
+        state, requests, fits, max_len, horizon_s, profile.kv_blocks(slots, max_rank) * profile.kv.block_tokens
+    )
+    return _with_recording(run, state, recording)
+
+
+def _with_recording(run: Run, state: State, recording: Recording) -> Run:
+    if recording.series_s is not None:
+        run = replace(run, series=read_series(state, recording.series_s, run.horizon_s, run.finish_s))
+    if recording.steps_s is not None:
+        run = replace(run, steps_log=read_steps(state, recording.steps_s))
+    return run
 
 
 def _check(profile: Profile, slots: int, max_rank: int, adapter_ranks: Ints, cpu_slots: int) -> None:
@@ -148,7 +178,9 @@ def _check(profile: Profile, slots: int, max_rank: int, adapter_ranks: Ints, cpu
         raise BadInputError(f"cpu_slots must be at least slots, {slots} (got {cpu_slots})")
 
 
-def _collect(state: State, asked: Requests, fits: NDArray[np.bool_] | None, horizon_s: float, kv_tokens: int) -> Run:
+def _collect(
+    state: State, asked: Requests, fits: NDArray[np.bool_] | None, max_len: int, horizon_s: float, kv_tokens: int
+) -> Run:
     """What happened, with the requests that were too long back in their places."""
     totals = state.totals[0]
     tokens_out = _expand(state.tokens_out, fits, asked.tokens_out)
@@ -159,6 +191,7 @@ def _collect(state: State, asked: Requests, fits: NDArray[np.bool_] | None, hori
         finish_s=_expand(state.finish, fits, np.nan),
         preempted=_expand(state.preempted, fits, 0),
         rejected=0 if fits is None else int((~fits & (asked.arrival_s < horizon_s)).sum()),
+        max_len=max_len,
         lost=int(totals["arrived"] - totals["sent"]),
         steps=int(totals["step"]),
         loads_from_cpu=int(totals["from_cpu"]),
@@ -208,8 +241,11 @@ def _setup(
     cpu_slots: int,
     horizon_s: float,
     max_outstanding: int,
+    max_len: int,
     frontend: Frontend | None,
+    recording: Recording,
 ) -> Setup:
+    log_from, log_to = recording.window()
     registered = min(adapters, cpu_slots)
     law, limits, block = profile.step_ms, profile.limits, profile.kv.block_tokens
     return Setup(
@@ -218,7 +254,8 @@ def _setup(
         max_tokens=limits.max_num_batched_tokens,
         max_seqs=limits.max_num_seqs,
         block=block,
-        whole_prompt=profile.rules == "vllm-0.32",
+        whole_prompt=profile.rules != "vllm-0.8.5",
+        foreseen_from=0 if ASYNC.get(profile.rules) else max_len,
         max_outstanding=max_outstanding,
         horizon=float(horizon_s),
         step_base=law.base,
@@ -235,10 +272,15 @@ def _setup(
         scrape=math.inf if frontend is None else frontend.scrape_s,
         per_series=0.0 if frontend is None else 1e-3 * frontend.per_series,
         per_name=0.0 if frontend is None else 1e-3 * frontend.per_name,
+        series_s=recording.series_s or math.inf,
+        log_from=log_from,
+        log_to=log_to,
     )
 
 
-def _state(profile: Profile, setup: Setup, max_rank: int, ranks: Ints, requests: Requests, max_len: int) -> State:
+def _state(
+    profile: Profile, setup: Setup, max_rank: int, ranks: Ints, requests: Requests, max_len: int, recording: Recording
+) -> State:
     n_requests, n_adapters = len(requests), int(ranks.size)
     unanswered = min(n_requests, setup.max_outstanding)
     scarce = setup.slots < n_adapters
@@ -252,6 +294,9 @@ def _state(profile: Profile, setup: Setup, max_rank: int, ranks: Ints, requests:
     totals["free"] = profile.kv_blocks(setup.slots, max_rank)
     totals["on_gpu"] = min(n_adapters, setup.slots)
     totals["in_cpu"] = min(n_adapters, setup.cpu_slots)
+
+    totals["mark"] = setup.series_s
+    totals["watch"] = min(setup.series_s, setup.log_from)
 
     adapters = np.zeros(n_adapters + 2, dtype=ADAPTER)
     adapters["first"] = NONE
@@ -286,6 +331,8 @@ def _state(profile: Profile, setup: Setup, max_rank: int, ranks: Ints, requests:
         itl=np.zeros(ITL_BINS),
         blocked_s=np.zeros(4),
         features=np.zeros((2, len(FEATURES))),
+        series=np.zeros((recording.intervals(setup.horizon), len(SERIES))),
+        log=np.empty((0 if recording.steps_s is None else MOST_STEPS, len(STEP_LOG))),
     )
 
 

@@ -36,8 +36,25 @@ FEATURES = (
     "adapters_x_requests",
     "waiting",
     "load_ms",
+    "tokens",
 )
-"""What the step law is linear in; their sums over a run are what calibration needs of it."""
+"""What the step law is linear in, and tokens; their sums over a run are what calibration needs of it."""
+
+SERIES = ("running_s", "waiting_s", "kv_token_s", "adapter_s", "busy_s", "steps", "prefill_tokens", "tokens", "loads")
+"""Totals that are written down at the end of every interval of a series."""
+
+STEP_LOG = (
+    "start_s",
+    "ms",
+    "running",
+    "waiting",
+    "adapters",
+    "prefill_tokens",
+    "decode_tokens",
+    "loads",
+    "kv_tokens",
+)
+"""What is written down of a step: who runs in it, who waits meanwhile, the tokens held after it."""
 
 ITL_BIN_WIDTH = 0.01
 """Width of a bin of the inter-token histogram, in natural logarithm of milliseconds: percentiles are exact to 1 %."""
@@ -52,20 +69,23 @@ def _record(**fields: str) -> np.dtype[np.void]:
 
 
 TOTALS = _record(
-    int64="step arrived sent records answered waiting running decoding active free kv tail partial partial_done "
-    "front_key from_cpu from_disk preemptions on_gpu in_cpu max_kv max_waiting "
+    int64="step arrived sent records answered waiting running decoding held_back in_vain active free kv tail partial "
+    "partial_done front_key from_cpu from_disk preemptions on_gpu in_cpu max_kv max_waiting marked logged "
     "running_set waiting_set waiting_adapters label label_count label_names emitted merged",
-    float64="now busy_s running_s waiting_s kv_token_s pause_from pause_to delay_s",
+    float64="now seen watch mark busy_s running_s waiting_s kv_token_s adapter_s pause_from pause_to delay_s",
 )
 """The server: requests ``arrived``, and ``sent`` of those; ``records`` ever used, and the first of those whose request
 is ``answered``, to be used again; ``active`` adapters run; ``free`` blocks and ``kv`` tokens of the cache; ``tail`` was
 admitted last; ``partial`` is in the middle of its prefill, with ``partial_done`` tokens computed; ``front_key`` is the
-smallest queue key given out; the rest are counts and integrals over time.
+smallest queue key given out; arrivals until ``seen`` count; with async scheduling, ``in_vain`` of the decoding and
+``held_back`` beside the running end in the step before the one that is scheduled; ``marked`` intervals of the series
+and ``logged`` steps are written down, the next interval ends at ``mark``, and until ``watch`` there is nothing to write
+down; the rest are counts and integrals over time.
 
 The frontend: two sums of marks name the adapters that run and those with requests that wait; ``label`` is the last pair
 seen, ``label_count`` pairs were different, with ``label_names`` names in them; it pauses from ``pause_from`` to
-``pause_to``, and has ``emitted`` tokens of a step to come out after that; ``merged`` gaps between tokens that the client
-does not see, and seconds of delay of first tokens."""
+``pause_to``, and has ``emitted`` tokens of a step to come out after that; the client does not see ``merged`` gaps
+between tokens, and its first tokens are ``delay_s`` late, all together."""
 
 SENT = _record(int32="place key adapter tokens_in tokens_out produced behind")
 """A request that was sent; small, as tens of thousands may wait: its ``place`` in the stream; the ``key`` that orders
@@ -90,6 +110,7 @@ class Setup(NamedTuple):
     max_seqs: int
     block: int
     whole_prompt: bool
+    foreseen_from: int  # tokens, in and out, from which on a request is known to end by its length
     max_outstanding: int
     horizon: float
     step_base: float
@@ -106,6 +127,9 @@ class Setup(NamedTuple):
     scrape: float
     per_series: float
     per_name: float
+    series_s: float  # length of an interval of the series
+    log_from: float  # the steps that start from here on are logged
+    log_to: float  # up to here
 
 
 class State(NamedTuple):
@@ -135,3 +159,5 @@ class State(NamedTuple):
     itl: Floats  # (ITL_BINS) inter-token gaps
     blocked_s: Floats  # (4) seconds in which requests waited, by what ended admissions
     features: Floats  # (2, FEATURES) sums over steps, and over the tokens that decoding requests got
+    series: Floats  # (intervals, SERIES)
+    log: Floats  # (steps, STEP_LOG)

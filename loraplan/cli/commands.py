@@ -17,6 +17,7 @@ from loraplan.cli import doctor as checks
 from loraplan.cli.calibrate import calibrate
 from loraplan.cli.fidelity import fidelity
 from loraplan.cli.group import ErrorsInOneLine, examples, interrupts
+from loraplan.cli.simulate import simulate
 from loraplan.config import Config, build, load_config
 from loraplan.errors import BadInputError
 from loraplan.files import require_writable
@@ -24,7 +25,6 @@ from loraplan.oracle import ORACLES
 from loraplan.plan import Plan, read_plan
 from loraplan.profiles import PROFILES
 from loraplan.registry import Registry
-from loraplan.simulation import GPUReport, simulate_config, simulate_plan
 from loraplan.validation import Validation
 from loraplan.validation import validate as validate_plan
 from objectives import OBJECTIVES
@@ -147,36 +147,6 @@ def validate(
         show.validation(validation, made)
 
 
-@app.command(epilog=examples("simulate plan.json", "simulate plan.json --gpu gpu-0", "simulate config.yaml --slots 64"))
-def simulate(
-    file: Annotated[
-        Path, typer.Argument(metavar="PLAN.json|CONFIG.yaml", help="A plan, or a config for a single GPU.")
-    ],
-    gpu: Annotated[
-        str | None, typer.Option("--gpu", metavar="ID", help="Of a plan: this GPU only, adapter by adapter.")
-    ] = None,
-    slots: Annotated[int | None, typer.Option("--slots", min=1, help="Of a single GPU: --max-loras.")] = None,
-    cpu_slots: Annotated[
-        int | None, typer.Option("--cpu-slots", min=1, help="Adapters in CPU memory (--max-cpu-loras); all by default.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of arrivals, lengths and routing.")] = 1,
-    changes: SetOption = None,
-    as_json: JSONOption = False,
-) -> None:
-    """Run the digital twin once: the GPUs of a plan, or one GPU that gets the whole workload of a config.
-
-    With a config the single GPU is the fleet's first, with `--slots` slots and all adapters of the workload on it. The
-    suffix tells what the file is: .json a plan, .yaml or .yml a config. A GPU of a plan whose server would not start
-    shows up with a memory error.
-    """
-    with terminal.progress("simulating") as advance:
-        reports = _simulate(file, gpu, slots, cpu_slots, seed, changes, advance)
-    if as_json:
-        terminal.print_json({"seed": seed, "gpus": reports})
-    else:
-        show.simulation(reports, detailed=gpu is not None or len(reports) == 1)
-
-
 @app.command(epilog=examples("compare config.yaml --solvers greedy,best_fit --time-limit 60"))
 def compare(
     config: ConfigArgument,
@@ -243,6 +213,14 @@ def schema(kind: Annotated[Schema, typer.Argument(help="Which format.")]) -> Non
     typer.echo(json.dumps(model.model_json_schema(), indent=1))
 
 
+app.command(
+    epilog=examples(
+        "simulate plan.json",
+        "simulate plan.json --gpu gpu-0 --plot gpu-0.html",
+        "simulate plan.json --gpu gpu-0 --series gpu-0.csv --every 5 --trace gpu-0.json --window 600 660",
+        "simulate config.yaml --slots 64",
+    )
+)(simulate)
 app.command(epilog=examples("calibrate --from-runs measured/ -o my-gpu.yaml --name my-gpu"))(calibrate)
 app.command(
     epilog=examples("fidelity --runs runs.csv", "fidelity --runs runs.csv --profile my-model=my-gpu.yaml -o errors.csv")
@@ -303,26 +281,3 @@ def _compare(configs: Sequence[Config], seeds: int) -> tuple[list[tuple[Plan, Va
         if interrupted:
             return rows, True
     return rows, False
-
-
-def _simulate(
-    file: Path,
-    gpu: str | None,
-    slots: int | None,
-    cpu_slots: int | None,
-    seed: int,
-    changes: list[str] | None,
-    advance: terminal.Advance,
-) -> list[GPUReport]:
-    suffix = file.suffix.lower()
-    if suffix not in (".json", ".yaml", ".yml"):
-        raise BadInputError(f"{file}: expected a plan (PLAN.json) or a config (CONFIG.yaml or .yml)")
-    if suffix == ".json":
-        if slots is not None or changes:
-            raise BadInputError("--slots and --set are for a single GPU of a config; a plan says its own")
-        return simulate_plan(read_plan(file), gpu, seed, cpu_slots, advance)
-    if gpu is not None:
-        raise BadInputError("--gpu picks a GPU of a plan; a config has none yet")
-    if slots is None:
-        raise BadInputError("a config says nothing of slots: give --slots N")
-    return [simulate_config(load_config(file, changes or []), slots, seed, cpu_slots)]

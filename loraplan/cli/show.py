@@ -52,7 +52,17 @@ def plan(made: Plan) -> None:
 def validation(found: Validation, made: Plan) -> None:
     """Print what the twin says of every GPU of a plan."""
     table = new_table(
-        "GPU", "verdict", "served", "95 % interval", "ITL ms", "TTFT p95 s", "KV", "waiting", "loads", "binding"
+        "GPU",
+        "verdict",
+        "served",
+        "95 % interval",
+        "ITL ms",
+        "TTFT p95 s",
+        "KV",
+        "waiting",
+        "loads",
+        "binding",
+        "trend",
     )
     for gpu in found.gpus:
         table.add_row(
@@ -66,6 +76,7 @@ def validation(found: Validation, made: Plan) -> None:
             number(gpu.waiting, 1),
             number(gpu.loads, 0),
             gpu.binding,
+            gpu.trend,
         )
     out(table)
     out(
@@ -140,7 +151,9 @@ def simulation(reports: Sequence[GPUReport], detailed: bool) -> None:
         ("preemptions", lambda m: f"{m.preemptions:,}"),
         ("engine steps", lambda m: f"{m.steps:,}"),
         ("busy", lambda m: percent(m.busy_fraction)),
-        ("binding resource", lambda m: _binding(m)),
+        ("binding resource", _binding),
+        ("drift of unanswered work", lambda m: f"{percent(m.drift.work)} of what arrives"),
+        ("trend", lambda m: m.drift.verdict),
     ]
     for title, cell in settings:
         table.add_row(title, *(cell(report) for report in reports))

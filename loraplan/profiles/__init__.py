@@ -19,7 +19,8 @@ MOST_TOKENS, MOST_MS = 10**9, 1e10
 TokenCount = Annotated[int, Field(gt=0, le=MOST_TOKENS)]
 Milliseconds = Annotated[NonNegative, Field(le=MOST_MS)]
 
-RuleSet = Literal["vllm-0.8.5", "vllm-0.32"]
+RuleSet = Literal["vllm-0.8.5", "vllm-0.32", "vllm-0.32-async", "vllm-0.32-async-ignore-eos"]
+"""The scheduler whose behaviour the twin reproduces: docs/simulate.md says how they differ."""
 
 
 class _Part(BaseModel):

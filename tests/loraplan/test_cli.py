@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from typer.testing import CliRunner, Result
 import loraplan.cli
 from loraplan.api import solve_config
 from loraplan.cli import app, commands
+from loraplan.cli import simulate as simulate_command
 
 GENERATE = {
     "count": 24,
@@ -157,6 +160,8 @@ def test_validate_says_which_gpus_starve(plan: Path) -> None:
     assert set(gpu["served_fraction"]) == {"mean", "low", "high"}
     assert gpu["itl_ms"] > 0
     assert gpu["ttft_p95_s"] > 0
+    assert gpu["trend"] in {"steady", "filling"}  # too short to tell
+    assert abs(gpu["drift"]) < 0.5
     table = run("validate", plan, "--seeds", "1")
     assert table.exit_code == 0
     assert "0 of 1 GPUs starve (served below 0.9)" in table.stdout
@@ -175,6 +180,7 @@ def test_a_plan_whose_server_does_not_start_is_starved(plan: Path) -> None:
     rewrite(plan, "gpus", 0, "slots", to=5000)
     (gpu,) = json_of("validate", plan, "--seeds", "1")["gpus"]
     assert gpu["starts"] is False
+    assert (gpu["drift"], gpu["trend"]) == (None, "memory")
     assert gpu["starved"] is True
     assert gpu["itl_ms"] is None
     assert "memory error" in run("validate", plan, "--seeds", "1").stdout
@@ -193,6 +199,80 @@ def test_simulate_shows_a_plan_or_a_single_gpu(plan: Path, config: Path) -> None
     shown = run("simulate", plan, "--gpu", "gpu-0")
     assert "throughput tokens/s" in shown.stdout
     assert shown.stderr == ""
+
+
+def test_simulate_writes_the_course_of_a_run(plan: Path, tmp_path: Path) -> None:
+    series, page, trace = tmp_path / "series.csv", tmp_path / "plot.html", tmp_path / "trace.json"
+    outputs = ("--series", series, "--every", "7", "--plot", page, "--trace", trace, "--window", "10", "20")
+    shown = run("simulate", plan, "--gpu", "gpu-0", *outputs)
+    assert shown.exit_code == 0
+    assert "binding resource" in shown.stdout
+    assert "drift of unanswered work" in shown.stdout
+    assert shown.stderr.count("\n") == 3
+    assert f"9 intervals written to {series}" in shown.stderr
+    rows = list(csv.DictReader(series.read_text().splitlines()))
+    assert [float(row["time_s"]) for row in rows] == [7.0 * i for i in range(9)]
+    (gpu,) = json_of("simulate", plan, "--gpu", "gpu-0", *outputs)["gpus"]
+    assert sum(int(row["steps"]) for row in rows) == gpu["metrics"]["steps"]
+    assert sum(int(row["finished"]) for row in rows) == gpu["metrics"]["completed"]
+    assert "run" not in gpu
+    slices = [event for event in json.loads(trace.read_text())["traceEvents"] if event["ph"] == "X"]
+    assert slices
+    assert all(10e6 <= event["ts"] < 20e6 for event in slices)
+    text = page.read_text()
+    assert "Plotly.newPlot" in text
+    assert "gpu-0: h100-64gb" in text
+    assert re.search(r'<(script|link)[^>]+(src|href)="http', text) is None  # opens offline
+
+
+def test_simulate_writes_the_course_of_a_single_gpu_too(config: Path, tmp_path: Path) -> None:
+    series = tmp_path / "series.csv"
+    assert run("simulate", config, "--slots", "8", "--series", series).exit_code == 0
+    assert len(series.read_text().splitlines()) == 1 + 6
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--series", "OUT/no/such/s.csv"), "there is no folder"),
+        (("--series", "OUT/a", "--plot", "OUT/a"), "need a file each"),
+        (("--series", "OUT/s.csv", "--every", "0"), "an interval of a series must be longer than 0 s (got 0)"),
+        (("--series", "OUT/s.csv", "--every", "nan"), "an interval of a series must be longer than 0 s (got nan)"),
+        (("--plot", "OUT/s.html", "--every", "1e-9"), "make them at least 6e-05 s long"),
+        (("--trace", "OUT/t.json", "--window", "20", "10"), "end after that (got 20 to 10)"),
+        (("--trace", "OUT/t.json", "--window", "20"), "--window"),
+    ],
+)
+def test_a_course_that_cannot_be_written(plan: Path, tmp_path: Path, options: tuple[str, ...], complaint: str) -> None:
+    given = [option.replace("OUT", str(tmp_path)) for option in options]
+    assert complaint in refusal("simulate", plan, "--gpu", "gpu-0", *given)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.json"]
+
+
+def test_the_course_of_one_gpu_at_a_time(plan: Path, tmp_path: Path) -> None:
+    data = json.loads(plan.read_text())
+    data["gpus"].append(data["gpus"][0] | {"id": "gpu-1", "adapters": data["gpus"][0]["adapters"][:1]})
+    data["gpus"][0]["adapters"] = data["gpus"][0]["adapters"][1:]
+    plan.write_text(json.dumps(data))
+    assert "say which with --gpu" in refusal("simulate", plan, "--trace", tmp_path / "t.json")
+    assert run("simulate", plan, "--gpu", "gpu-1", "--trace", tmp_path / "t.json").exit_code == 0
+
+
+def test_no_course_of_a_server_that_does_not_start(plan: Path, tmp_path: Path) -> None:
+    rewrite(plan, "gpus", 0, "slots", to=5000)
+    result = run("simulate", plan, "--series", tmp_path / "s.csv")
+    assert result.exit_code == 2
+    assert result.stderr == "error: GPU gpu-0: its server does not start (memory error), there is nothing to write\n"
+
+
+def test_ctrl_c_while_simulating_writes_nothing(plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(simulate_command, "simulate_plan", interrupted)
+    result = run("simulate", plan, "--series", tmp_path / "s.csv")
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.json"]
 
 
 def test_simulate_names_a_gpu_whose_server_does_not_start(plan: Path) -> None:

@@ -15,6 +15,7 @@ from loraplan.plan import Plan
 from loraplan.simulation import simulate_config, simulate_plan
 from loraplan.validation import route
 from twin.metrics import measure
+from twin.recording import Recording
 from twin.server import simulate
 
 
@@ -115,3 +116,12 @@ def test_a_gpu_of_a_plan_whose_server_does_not_start_is_told_apart() -> None:
 def test_a_setting_that_does_not_fit_one_gpu_names_it() -> None:
     with pytest.raises(BadInputError, match=r"^GPU gpu-0: cpu_slots must be at least slots"):
         simulate_plan(plan(), cpu_slots=1)
+
+
+def test_what_was_asked_to_be_recorded_comes_with_the_run() -> None:
+    (plain,) = simulate_plan(plan(), "gpu-0", seed=4)
+    (report,) = simulate_plan(plan(), "gpu-0", seed=4, recording=Recording(series_s=10.0))
+    assert plain.run is None
+    assert report.run is not None
+    assert report.run.series["finished"].sum() == report.metrics.completed == plain.metrics.completed
+    assert simulate_config(config(), slots=8, recording=Recording(steps_s=(0.0, 1.0))).run.steps_log is not None

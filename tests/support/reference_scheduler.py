@@ -2,6 +2,10 @@
 
 It is written from the scheduling rules, not from the compiled twin, and is slow on purpose: every rule is meant to be
 checked by eye against its statement, so that agreement with the twin means something.
+
+The loop is vLLM's (0.32.0, v1/engine/core.py, ``step_with_batch_queue``): steps that are scheduled and not yet known to
+be done wait in a queue, one at most, or two with async scheduling (v1/core/sched/async_scheduler.py). There, what a
+request is scheduled to produce is a placeholder until the step is done.
 """
 
 from __future__ import annotations
@@ -45,25 +49,62 @@ class _Request:
     adapter: int
     prompt: int
     to_produce: int
+    end_foreseen: bool  # it ends by its length, not by what it says
     produced: int = 0
+    placeholders: int = 0
     computed: int = 0
+    in_flight: int = 0  # tokens in steps that are not done
+    stale: int = 0  # those of them that were scheduled before it was preempted
     blocks: int = 0
-    decoding: bool = False
+    decoding: bool = False  # the last chunk of its prefill has been scheduled
+    finished: bool = False
     last_token_s: float = math.nan
 
     @property
     def known(self) -> int:
         return self.prompt + self.produced
 
+    @property
+    def only_the_end_is_missing(self) -> bool:
+        return self.placeholders > 0 and self.computed + 2 - self.placeholders >= self.prompt + self.to_produce
+
+
+@dataclass
+class _Part:
+    """A request in a step: ``new`` tokens, ``computed`` in all with them; whether a token comes out."""
+
+    request: _Request
+    new: int
+    computed: int
+    prefill: bool
+    samples: bool
+
 
 @dataclass
 class _Step:
-    """What the scheduler decided: who computes how many tokens, and why the others wait."""
+    """What the scheduler decided: who computes how many tokens, who waits and why."""
 
-    tokens: list[tuple[_Request, int]] = field(default_factory=list)
+    parts: list[_Part] = field(default_factory=list)
     budget_left: int = 0
     preempted: list[_Request] = field(default_factory=list)
     kv_gate_failed: bool = False
+    seqs_left: int = 0
+    waiting: list[_Request] = field(default_factory=list)
+
+    @property
+    def adapters(self) -> set[int]:
+        return {part.request.adapter for part in self.parts}
+
+    def still_waiting(self) -> int:
+        """Those who wait when it starts: the end of a preempted request may have come out in the meantime."""
+        return sum(not request.finished for request in self.waiting)
+
+    def why_waiting(self) -> str:
+        if self.preempted or self.kv_gate_failed:
+            return "kv"
+        if self.budget_left == 0:
+            return "tokens"
+        return "seqs" if self.seqs_left == 0 else "slots"
 
 
 class _Scheduler:
@@ -79,12 +120,35 @@ class _Scheduler:
         self._serve_running(step)
         if not step.preempted:
             self._admit(step)
+        step.seqs_left = self.profile.limits.max_num_seqs - len(self.running)
+        step.waiting = list(self.waiting)
+        for part in step.parts:
+            part.request.computed = part.computed
+            part.request.in_flight += part.new
+            if part.samples:
+                part.request.placeholders += 1
         return step
 
-    def release(self, request: _Request) -> None:
-        self.running.remove(request)
-        self.free_blocks += request.blocks
-        request.blocks = 0
+    def update(self, step: _Step) -> list[_Request]:
+        """Take note of what a step produced; those who got a token that counts."""
+        answered = []
+        for part in step.parts:
+            request = part.request
+            stale = request.stale > 0
+            request.in_flight -= part.new
+            request.stale -= part.new if stale else 0
+            assert request.stale >= 0
+            if request.finished or not part.samples:
+                continue
+            request.produced += 1
+            request.placeholders -= 0 if stale else 1
+            assert request.placeholders >= 0
+            answered.append(request)
+            if request.produced == request.to_produce:
+                request.finished = True
+                (self.running if request in self.running else self.waiting).remove(request)
+                self._give_back(request)
+        return answered
 
     def _blocks(self, tokens: int) -> int:
         return math.ceil(tokens / self.profile.kv.block_tokens)
@@ -94,59 +158,64 @@ class _Scheduler:
         request.blocks += blocks
         self.free_blocks -= blocks
 
+    def _give_back(self, request: _Request) -> None:
+        self.free_blocks += request.blocks
+        request.blocks = 0
+
+    def _schedule(self, step: _Step, request: _Request, new: int) -> None:
+        done = request.computed + new
+        samples = done == request.known + request.placeholders
+        step.parts.append(_Part(request, new, done, prefill=not request.decoding, samples=samples))
+        request.decoding = samples
+        step.budget_left -= new
+
     def _serve_running(self, step: _Step) -> None:
         position = 0
         while position < len(self.running) and step.budget_left > 0:
             request = self.running[position]
-            new = min(request.known - request.computed, step.budget_left)
+            if request.end_foreseen and request.only_the_end_is_missing:
+                position += 1
+                continue
+            new = min(request.known + request.placeholders - request.computed, step.budget_left)
             missing = self._blocks(request.computed + new) - request.blocks
             while missing > self.free_blocks:
-                last = self.running[-1]
+                last = self.running.pop()
                 self._preempt(last)
                 step.preempted.append(last)
                 if last is request:
                     return
             self._take(request, missing)
-            step.tokens.append((request, new))
-            step.budget_left -= new
+            self._schedule(step, request, new)
             position += 1
 
     def _preempt(self, request: _Request) -> None:
-        self.release(request)
+        self._give_back(request)
         request.computed = 0
         request.decoding = False
+        request.placeholders = 0
+        request.stale = request.in_flight
         self.waiting.appendleft(request)
 
     def _admit(self, step: _Step) -> None:
         skipped: list[_Request] = []
         while self.waiting and step.budget_left > 0 and len(self.running) < self.profile.limits.max_num_seqs:
             request = self.waiting.popleft()
-            adapters = {scheduled.adapter for scheduled, _ in step.tokens}
-            if len(adapters) == self.slots and request.adapter not in adapters:
+            if request.stale > 0:
+                skipped.append(request)
+                continue
+            if len(step.adapters) == self.slots and request.adapter not in step.adapters:
                 skipped.append(request)
                 continue
             new = min(request.known, step.budget_left)
-            gate = request.known if self.profile.rules == "vllm-0.32" else new
+            gate = new if self.profile.rules == "vllm-0.8.5" else request.known
             if self._blocks(gate) > self.free_blocks:
                 self.waiting.appendleft(request)
                 step.kv_gate_failed = True
                 break
             self._take(request, self._blocks(new))
             self.running.append(request)
-            step.tokens.append((request, new))
-            step.budget_left -= new
+            self._schedule(step, request, new)
         self.waiting.extendleft(reversed(skipped))
-
-    def why_waiting(self, step: _Step) -> str | None:
-        if not self.waiting:
-            return None
-        if step.preempted or step.kv_gate_failed:
-            return "kv"
-        if step.budget_left == 0:
-            return "tokens"
-        if len(self.running) == self.profile.limits.max_num_seqs:
-            return "seqs"
-        return "slots"
 
 
 class _Adapters:
@@ -195,13 +264,13 @@ class _Adapters:
         cache[adapter] = None
 
 
-def _forward_ms(profile: Profile, step: _Step, server: _Adapters, waiting: int) -> float:
+def _forward_ms(profile: Profile, step: _Step, server: _Adapters) -> float:
     law = profile.step_ms
-    requests = len(step.tokens)
-    kv = sum(request.computed + new for request, new in step.tokens)
-    adapters = len({request.adapter for request, _ in step.tokens})
-    prefill = sum(new for request, new in step.tokens if not request.decoding)
-    total = sum(new for _, new in step.tokens)
+    requests = len(step.parts)
+    kv = sum(part.computed for part in step.parts)
+    adapters = len(step.adapters)
+    prefill = sum(part.new for part in step.parts if part.prefill)
+    total = sum(part.new for part in step.parts)
     registered = min(len(server.ranks), server.cpu_slots)
     small = total <= 120
     per_adapter = law.per_small_adapter + law.per_small_adapter_rank * server.max_rank if small else law.per_adapter
@@ -211,7 +280,7 @@ def _forward_ms(profile: Profile, step: _Step, server: _Adapters, waiting: int) 
         + law.per_request * requests
         + law.per_kv_token * kv
         + law.per_prefill_token * prefill
-        + law.per_waiting * waiting
+        + law.per_waiting * step.still_waiting()
         + (law.eager if total > 512 else 0.0)
         + (per_adapter + law.per_registered * registered + law.per_adapter_request * requests) * adapters
         + (law.per_slot_shrink * shrink + law.per_slot_expand * math.ceil(total / 64)) * server.slots
@@ -241,62 +310,72 @@ def reference_simulate(
     too_long = (requests.tokens_in >= max_len) & (requests.arrival_s < horizon_s)
     run.rejected = int(too_long.sum())
 
+    at_most_in_flight = 2 if profile.rules.startswith("vllm-0.32-async") else 1
+    in_flight: deque[_Step] = deque()
     t = 0.0
     while t < horizon_s:
         while to_come and arrivals[to_come[0]] <= t:
             i = to_come.popleft()
-            prompt = int(requests.tokens_in[i])
+            prompt, answer = int(requests.tokens_in[i]), int(requests.tokens_out[i])
             if prompt >= max_len:
                 continue
-            to_produce = min(int(requests.tokens_out[i]), max_len - prompt)
-            scheduler.waiting.append(_Request(i, int(requests.adapter[i]), prompt, to_produce))
+            by_length = profile.rules == "vllm-0.32-async-ignore-eos" or answer >= max_len - prompt
+            answer = min(answer, max_len - prompt)
+            scheduler.waiting.append(_Request(i, int(requests.adapter[i]), prompt, answer, by_length))
 
-        step = scheduler.schedule()
-        for request in step.preempted:
-            run.preempted[request.index] += 1
-            run.preemptions += 1
-        if not step.tokens:
-            if scheduler.waiting:
-                raise RuntimeError("requests wait for an empty server: one of them can never run")
+        if scheduler.waiting or scheduler.running:
+            in_flight.append(scheduler.schedule())
+            if len(in_flight) < at_most_in_flight and in_flight[-1].parts:
+                continue
+        elif not in_flight:
             if not to_come:
                 break
             t = arrivals[to_come[0]]
             continue
-
-        load_ms = adapters.use({request.adapter for request, _ in step.tokens})
-        start = t
-        t += (_forward_ms(profile, step, adapters, len(scheduler.waiting)) + load_ms) / 1000.0
-        in_horizon = min(t, horizon_s) - start
-        run.steps += 1
-
-        for request, new in step.tokens:
-            request.computed += new
-        kv = sum(request.computed for request in scheduler.running)
-        run.busy_s += in_horizon
-        run.running_s += len(scheduler.running) * in_horizon
-        run.waiting_s += len(scheduler.waiting) * in_horizon
-        run.kv_token_s += kv * in_horizon
-        run.max_kv_tokens = max(run.max_kv_tokens, kv)
-        run.max_waiting = max(run.max_waiting, len(scheduler.waiting))
-        reason = scheduler.why_waiting(step)
-        if reason is not None:
-            run.blocked_s[reason] += in_horizon
-
-        for request, _ in step.tokens:
-            if request.computed < request.known:
-                continue
-            request.produced += 1
-            request.decoding = True
-            if request.produced == 1 and t <= horizon_s:
-                run.first_token_s[request.index] = t
-            if request.produced > 1 and t <= horizon_s:
-                run.gaps_s.append(t - request.last_token_s)
-            request.last_token_s = t
-            if request.produced == request.to_produce:
-                scheduler.release(request)
-                if t <= horizon_s:
-                    run.finish_s[request.index] = t
+        step = in_flight.popleft()
+        t = _execute(run, profile, adapters, step, t, horizon_s)
+        _answer(run, scheduler.update(step), t, horizon_s)
+        if not (step.parts or in_flight or scheduler.running) and scheduler.waiting:
+            raise RuntimeError("requests wait for an empty server: one of them can never run")
 
     run.loads_from_cpu = adapters.loads_from_cpu
     run.loads_from_disk = adapters.loads_from_disk
     return run
+
+
+def _execute(
+    run: ReferenceRun, profile: Profile, adapters: _Adapters, step: _Step, start: float, horizon_s: float
+) -> float:
+    """Run a step from ``start``, at which the one before is done; when it is done."""
+    for request in step.preempted:
+        run.preempted[request.index] += 1
+        run.preemptions += 1
+    if not step.parts:
+        return start
+    load_ms = adapters.use(step.adapters)
+    end = start + (_forward_ms(profile, step, adapters) + load_ms) / 1000.0
+    in_horizon = min(end, horizon_s) - start
+    kv = sum(part.computed for part in step.parts)
+    waiting = step.still_waiting()
+    run.steps += 1
+    run.busy_s += in_horizon
+    run.running_s += len(step.parts) * in_horizon
+    run.waiting_s += waiting * in_horizon
+    run.kv_token_s += kv * in_horizon
+    run.max_kv_tokens = max(run.max_kv_tokens, kv)
+    run.max_waiting = max(run.max_waiting, waiting)
+    if waiting > 0:
+        run.blocked_s[step.why_waiting()] += in_horizon
+    return end
+
+
+def _answer(run: ReferenceRun, answered: list[_Request], t: float, horizon_s: float) -> None:
+    for request in answered:
+        if t <= horizon_s:
+            if request.produced == 1:
+                run.first_token_s[request.index] = t
+            else:
+                run.gaps_s.append(t - request.last_token_s)
+            if request.finished:
+                run.finish_s[request.index] = t
+        request.last_token_s = t

@@ -12,7 +12,7 @@ from loraplan.profiles import Profile
 from loraplan.workload import Floats, Ints, Requests
 
 REGIMES = ("slots", "kv", "tokens", "seqs", "loads", "slots+kv", "kv+tokens", "mixed")
-RULES = ("vllm-0.8.5", "vllm-0.32")
+RULES = ("vllm-0.8.5", "vllm-0.32", "vllm-0.32-async", "vllm-0.32-async-ignore-eos")
 
 MAX_RANK = 16
 NEXT_TO_NOTHING = 1e-9  # a profile takes no zero here

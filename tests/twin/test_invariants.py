@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.scenarios import NEXT_TO_NOTHING, REGIMES, RULES, Scenario, make_requests, random_scenario
 
 from loraplan.profiles import Profile
 from loraplan.workload import Floats
+from twin import recording, server
+from twin.recording import Recording
 from twin.server import Run, simulate
+from twin.state import NONE, State
 
 scenarios = st.builds(random_scenario, st.sampled_from(REGIMES), st.sampled_from(RULES), st.integers(0, 10**6))
 quick = settings(max_examples=60, deadline=None, derandomize=True)
@@ -31,7 +37,7 @@ def until(times: Floats, end_s: float) -> Floats:
 @given(scenarios)
 def test_same_requests_give_the_same_bytes(scenario: Scenario) -> None:
     first, second = run_of(scenario), run_of(scenario)
-    for name in ("first_token_s", "finish_s", "preempted"):
+    for name in ("first_token_s", "finish_s", "preempted", "itl_counts", "features"):
         assert getattr(first, name).tobytes() == getattr(second, name).tobytes()
     assert first.blocked_s == second.blocked_s
     assert first.kv_token_s == second.kv_token_s
@@ -155,3 +161,72 @@ def test_one_adapter_is_served_first_come_first_served_until_somebody_is_preempt
     if run.preemptions == 0:
         assert np.all(first[:-1] <= first[1:])
     assert run.blocked_s["slots"] == 0
+
+
+def until_all_is_answered(scenario: Scenario) -> tuple[Run, State]:
+    """The run with time enough for everyone, its steps, and the state that it ends in."""
+    states: list[State] = []
+    collect = server._collect
+
+    def remembering(state: State, *rest: Any) -> Run:
+        states.append(state)
+        return collect(state, *rest)
+
+    def simulator(*args: Any, **kwargs: Any) -> Run:
+        return simulate(*args, **kwargs, recording=Recording(steps_s=(0.0, 1e6)))
+
+    most = 10**6
+    with (
+        patch.object(server, "_collect", remembering),
+        patch.object(server, "MOST_STEPS", most),
+        patch.object(recording, "MOST_STEPS", most),
+    ):
+        run: Run = replace(scenario, horizon_s=1e6).run_by(simulator)
+    return run, states[0]
+
+
+def assert_nothing_is_lost(scenario: Scenario) -> None:
+    """Blocks and places are conserved; nobody is forgotten; Little's law holds."""
+    run, state = until_all_is_answered(scenario)
+    totals = state.totals[0]
+    assert totals["free"] == scenario.profile.kv_blocks(scenario.slots, scenario.max_rank)
+    for name in ("kv", "running", "waiting", "held_back", "in_vain", "decoding", "active"):
+        assert totals[name] == 0, name
+    assert not state.residue.any()
+    assert (state.bucket == NONE).all()
+    assert (state.adapters["runs"] == 0).all()
+    served = scenario.requests.tokens_in < scenario.longest
+    np.testing.assert_array_equal(np.isfinite(run.finish_s), served)
+    np.testing.assert_array_equal(np.isfinite(run.first_token_s), served)
+    assert run.steps_log is not None
+    assert (run.steps_log["kv_tokens"] <= run.kv_capacity_tokens).all()
+    # Requests in the system, over time, are the sum of their stays. The engine sees an arrival when the next step is
+    # scheduled, and counts who takes part in vain for one step more.
+    stays = float((run.finish_s - scenario.requests.arrival_s)[served].sum())
+    step_s = 1e-3 * float(run.steps_log["ms"].max()) if run.steps else 0.0
+    counted = run.running_s + run.waiting_s
+    unseen, in_vain = {"vllm-0.32-async": (2, 1), "vllm-0.32-async-ignore-eos": (2, 0)}.get(
+        scenario.profile.rules, (1, 0)
+    )
+    rounding = 1e-9 * (1 + stays)
+    assert stays - unseen * served.sum() * step_s - rounding <= counted
+    assert counted <= stays + in_vain * served.sum() * step_s + rounding
+
+
+@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize("regime", REGIMES)
+def test_nothing_is_lost(regime: str, rules: str) -> None:
+    for seed in range(5):
+        assert_nothing_is_lost(random_scenario(regime, rules, seed))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize("regime", REGIMES)
+def test_nothing_is_lost_in_many_more(regime: str, rules: str) -> None:
+    for seed in range(1000, 1060):
+        try:
+            assert_nothing_is_lost(random_scenario(regime, rules, seed))
+        except AssertionError as error:
+            error.add_note(f"random_scenario({regime!r}, {rules!r}, {seed})")
+            raise

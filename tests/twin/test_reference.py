@@ -56,7 +56,7 @@ def test_twin_equals_the_reference(regime: str, rules: str, seed: int) -> None:
 @pytest.mark.parametrize("rules", RULES)
 @pytest.mark.parametrize("regime", REGIMES)
 def test_twin_equals_the_reference_on_many_more(regime: str, rules: str) -> None:
-    for seed in range(1000, 1042):
+    for seed in range(1000, 1060):
         scenario = random_scenario(regime, rules, seed)
         try:
             assert_same(scenario.run_by(simulate), scenario.run_by(reference_simulate))
@@ -96,10 +96,10 @@ def test_scarce_resource_really_blocked_requests(regime: str, rules: str) -> Non
 def test_rare_events_really_happened(rules: str) -> None:
     assert total("kv", rules, "preemptions") > 100
     assert total("slots+kv", rules, "preemptions") > 100
-    assert total("kv+tokens", rules, "preemptions") > 50
+    assert total("kv+tokens", rules, "preemptions") > 40
     assert total("slots", rules, "loads_from_cpu") > 50
     assert total("loads", rules, "loads_from_cpu") > 20
-    assert total("loads", rules, "loads_from_disk") > 50
+    assert total("loads", rules, "loads_from_disk") > 30
     assert sum(total(regime, rules, "rejected") for regime in REGIMES) > 20
     assert any(int(reference_run("kv", rules, seed).preempted.max(initial=0)) > 1 for seed in range(SEEDS))
 
@@ -227,6 +227,10 @@ def test_newer_rules_admit_only_what_fits_whole(simulator: Any, rules: str) -> N
     if rules == "vllm-0.8.5":
         # Step 1: 7 + 1 tokens. Step 2: 1 + 7, which fills the four blocks. Step 3: the last 4.
         np.testing.assert_allclose(run.finish_s, [0.012 + 0.012, 0.012 + 0.012 + 0.011])
+    elif rules == "vllm-0.32-async":
+        # Step 3 is scheduled before step 2 has ended the first, and takes it in vain.
+        np.testing.assert_allclose(run.finish_s, [0.022, 0.055])
+        assert run.blocked_s["kv"] == pytest.approx(0.033)
     else:
         # Steps 1 and 2: the first alone. Steps 3 and 4: 8 + 4 tokens of the second.
         np.testing.assert_allclose(run.finish_s, [0.022, 0.044])
@@ -297,3 +301,77 @@ def test_prompt_beyond_the_token_budget_is_computed_in_chunks_beside_the_others(
     np.testing.assert_allclose(run.first_token_s, [0.01, 0.02, 0.03])
     np.testing.assert_allclose(run.finish_s, [0.03, 0.02, 0.03])
     assert run.blocked_s["tokens"] == pytest.approx(0.02)
+
+
+# Async scheduling: a step is scheduled when the one before it starts.
+
+stops, foreseen = "vllm-0.32-async", "vllm-0.32-async-ignore-eos"
+
+
+@simulators
+@pytest.mark.parametrize(("rules", "steps"), [("vllm-0.32", 3), (stops, 4), (foreseen, 3)])
+def test_only_an_end_that_was_not_foreseen_costs_a_step(simulator: Any, rules: str, steps: int) -> None:
+    run = by_hand(simulator, make_profile(rules=rules), make_requests([0.5], 0, 20, 3))
+    np.testing.assert_allclose(run.first_token_s, [0.51])
+    np.testing.assert_allclose(run.finish_s, [0.53])
+    assert run.steps == steps
+    assert run.running_s == run.busy_s == pytest.approx(0.01 * steps)
+    assert run.max_kv_tokens == 19 + steps
+
+
+@simulators
+@pytest.mark.parametrize("rules", [stops, foreseen])
+def test_the_end_at_the_longest_length_is_always_foreseen(simulator: Any, rules: str) -> None:
+    run = by_hand(simulator, make_profile(rules=rules, max_model_len=10), make_requests([0], 0, 8, 5))
+    np.testing.assert_allclose(run.finish_s, [0.02])
+    assert run.steps == 2
+
+
+@simulators
+@pytest.mark.parametrize(("rules", "first"), [("vllm-0.32", 0.02), (stops, 0.03), (foreseen, 0.03)])
+def test_who_arrives_in_a_step_misses_the_next_one_too(simulator: Any, rules: str, first: float) -> None:
+    run = by_hand(simulator, make_profile(rules=rules), make_requests([0, 0.005], 0, 4, [9, 1]))
+    assert run.first_token_s[1] == pytest.approx(first)
+    assert run.waiting_s == 0  # nobody has seen it wait
+
+
+@simulators
+@pytest.mark.parametrize(("rules", "first"), [("vllm-0.32", 0.03), (stops, 0.04), (foreseen, 0.03)])
+@pytest.mark.parametrize("scarce", ["slots", "seqs", "kv"])
+def test_what_a_request_held_is_free_a_step_later_if_its_end_was_not_foreseen(
+    simulator: Any, rules: str, first: float, scarce: str
+) -> None:
+    profile = make_profile(
+        rules=rules,
+        max_num_seqs=1 if scarce == "seqs" else 8,
+        **({"kv_tokens": 20, "block_tokens": 4, "max_model_len": 16} if scarce == "kv" else {}),
+    )
+    requests = make_requests([0, 0], [0, 1], 9, [2, 1])
+    run = by_hand(simulator, profile, requests, slots=1 if scarce == "slots" else 8)
+    np.testing.assert_allclose(run.first_token_s, [0.01, first])
+    assert run.finish_s[0] == pytest.approx(0.02)
+    assert run.blocked_s[scarce] == pytest.approx(first - 0.01)
+
+
+@simulators
+@pytest.mark.parametrize(
+    ("rules", "tokens_in", "times"),
+    [
+        # Four blocks of four tokens. The elder needs one more, and so does the younger for the token that it says in
+        # vain: there is one left for prompts of 4 and 8 tokens, none for 8 and 8.
+        ("vllm-0.32", [4, 8], 0),
+        ("vllm-0.32", [8, 8], 0),
+        (stops, [4, 8], 1),
+        (stops, [8, 8], 1),
+        (foreseen, [4, 8], 0),
+        (foreseen, [8, 8], 1),
+    ],
+)
+def test_who_is_preempted_with_the_last_token_on_its_way_ends_with_it(
+    simulator: Any, rules: str, tokens_in: list[int], times: int
+) -> None:
+    profile = make_profile(rules=rules, kv_tokens=20, block_tokens=4, max_model_len=16)
+    run = by_hand(simulator, profile, make_requests([0, 0], 0, tokens_in, [3, 1]))
+    np.testing.assert_array_equal(run.preempted, [0, times])
+    np.testing.assert_allclose(run.finish_s, [0.03, 0.01])
+    assert run.waiting_s == 0
