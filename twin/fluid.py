@@ -4,11 +4,20 @@ In the steady state a request stays for ``tokens_out`` steps. Let every adapter 
 share x step time the exposure u (s): then the server holds B = sum(rate * out) * u running requests and
 sum(rate * out * kv) * u KV tokens, each step prefills sum(rate * in) * u tokens, and an adapter has something running
 with probability 1 - exp(-rate * out * u), which gives the distinct adapters A. So u says what a step contains, the step
-law what it lasts, f(u), and the share that such steps carry is u / f(u). The limits (A within the slots, KV and B
-within theirs, B + prefill within the token budget) bound u. The largest share below that bound is what the server
-carries: all of the traffic if it reaches 1, with the fixed point f(u) = u as its step time.
+law what it lasts, f(u), and the share that such steps carry is u / f(u). The limits (KV and B within theirs, B +
+prefill within the token budget) bound u. The largest share below that bound is what the server carries: all of the
+traffic if it reaches 1.
 
-Exact where queues are short; too optimistic where many adapters share few slots, since nobody waits for a slot here.
+Slots bound A, not u: adapters that wait for a slot collect requests, and bring them all along once they have one. What
+slots cost is loads. Where few wait, it is a cache's misses; where all slots are busy, each is given away about once per
+answer, S / out times per step. (In the twin's replays of measured runs at capacity mostly 0.3 to 1.6 times as often:
+requests that come along make an adapter stay for longer, but running adapters are evicted as well.)
+
+Two laws. The share comes from one that only grows with adapters and traffic, which keeps the oracle hereditary: that of
+large steps, with tiles of tokens as a mean. The step time that is told comes from small and large steps, as often as
+each occurs; it falls where more traffic makes steps large.
+
+Exact where queues are short. Queues for slots may take hours to reach the steady state that carries them.
 """
 
 from __future__ import annotations
@@ -23,10 +32,12 @@ from numba import njit
 
 from loraplan.oracle import Oracle, Predictions
 from loraplan.problem import GPULoad, Problem
+from loraplan.profiles import EXPAND_TILE, GRAPH_TOKENS, LARGE_STEP_SPLIT, SHRINK_TILE, SMALL_TOKENS, rank_tiles
 
 MAX_PASSES = 100
 TOLERANCE = 1e-9
 GOLDEN_STEPS = 30
+GROWTH = 1.25  # of the exposure, in the search for the first steady state
 
 
 def _record(names: str) -> np.dtype[np.void]:
@@ -35,7 +46,8 @@ def _record(names: str) -> np.dtype[np.void]:
 
 ADAPTER = _record("rate tokens_in tokens_out kv")
 SERVER = _record(
-    "slots kv max_seqs max_tokens base per_request per_kv per_adapter per_adapter_request per_token per_prefill load"
+    "slots kv max_seqs max_tokens base per_request per_kv per_adapter per_adapter_request per_token per_prefill eager"
+    " load large_adapter small_adapter small_tile"
 )
 STEADY = _record("share step_ms ttft_s kv")
 
@@ -100,129 +112,180 @@ class FluidOracle(Oracle):
         """The server of ``load`` as a SERVER record."""
         problem = self._problem
         profile = problem.profile(load)
-        law, max_rank = profile.step_ms, problem.max_rank(load.gpu_type, load.adapters)
+        law, max_rank, registered = profile.step_ms, problem.max_rank(load.gpu_type, load.adapters), len(load.adapters)
         padded = (problem.ranks[list(load.adapters)] < max_rank).any()
+        large, small = law.adapter_ms(registered), law.small_adapter_ms(registered, max_rank)
+        tile = law.per_slot_shrink * rank_tiles(max_rank) * load.slots
+        shrink, expand = LARGE_STEP_SPLIT * tile, law.per_slot_expand * load.slots
         return (
             load.slots,
             profile.kv_blocks(load.slots, max_rank) * profile.kv.block_tokens,
             profile.limits.max_num_seqs,
             profile.limits.max_num_batched_tokens,
-            law.base + law.per_rank * max_rank + law.per_slot * load.slots,
+            law.base + 0.5 * (shrink + expand),  # half of the last tile is empty
             law.per_request,
             law.per_kv_token,
-            law.per_adapter + law.per_adapter_rank * max_rank,
+            min(large, small),
             law.per_adapter_request,
-            law.per_slot_token * load.slots,
+            shrink / SHRINK_TILE + expand / EXPAND_TILE,
             law.per_prefill_token,
+            law.eager,
             profile.load_ms.to_gpu + (profile.load_ms.smaller_rank if padded else 0.0),
+            large - min(large, small),
+            small - large,
+            tile - shrink,
         )
 
 
 @njit(cache=True, nogil=True)
 def _sum_up(adapters, members):  # type: ignore[no-untyped-def]
-    """Running requests, KV tokens and prefill tokens of ``members``, each per second of exposure; who is asked at all.
+    """What the adapters ask for, and their requests/s.
 
-    An adapter that nobody asks for loses its slot once and for all: it does not compete.
+    That is, each per second of exposure: running requests, KV tokens and prefill tokens; then how many are asked at
+    all (one that nobody asks for loses its slot once and for all: it does not compete), and their shortest mean answer.
     """
-    requests, kv, prefill, asked = 0.0, 0.0, 0.0, 0
+    requests, kv, prefill, asked, shortest, rate = 0.0, 0.0, 0.0, 0, math.inf, 0.0
     for i in members:
         a = adapters[i]
-        requests += a.rate * a.tokens_out
-        kv += a.rate * a.tokens_out * a.kv
-        prefill += a.rate * a.tokens_in
-        asked += a.rate > 0.0
-    return requests, kv, prefill, asked
+        if a.rate > 0.0:
+            requests += a.rate * a.tokens_out
+            kv += a.rate * a.tokens_out * a.kv
+            prefill += a.rate * a.tokens_in
+            asked += 1
+            shortest = min(shortest, a.tokens_out)
+            rate += a.rate
+    return requests, kv, prefill, rate, asked, shortest
 
 
 @njit(cache=True, nogil=True)
 def _busy(adapters, members, exposure):  # type: ignore[no-untyped-def]
-    """Distinct adapters that run and adapters that start to run in a step, both with their slopes in the exposure."""
-    active, active_slope, starting, starting_slope = 0.0, 0.0, 0.0, 0.0
+    """Distinct adapters that run in a step if all have a slot, and its slope in the exposure."""
+    active, slope = 0.0, 0.0
+    for i in members:
+        rate = adapters[i].rate * adapters[i].tokens_out
+        idle = math.exp(-rate * exposure)
+        active += 1.0 - idle
+        slope += rate * idle
+    return active, slope
+
+
+@njit(cache=True, nogil=True)
+def _slots_full(adapters, members, server, asked):  # type: ignore[no-untyped-def]
+    """The exposure at which all slots are busy, and the requests/s that find their adapter's slot given away.
+
+    While slots are to spare, adapters leave theirs in order of last use. Such a cache forgets an adapter that was not
+    used for a time that is the same for all, with which as many are remembered as it holds (Che's approximation): here
+    that time, counted from the start of a mean request's answer, is the exposure at which all slots would be busy.
+    """
+    if asked <= server.slots:
+        return math.inf, 0.0
+    # Distinct adapters grow concavely, so Newton's steps come from below.
+    exposure = 0.0
+    for _ in range(MAX_PASSES):
+        active, slope = _busy(adapters, members, exposure)
+        if server.slots - active <= TOLERANCE * server.slots or slope == 0.0:
+            break
+        exposure += (server.slots - active) / slope
+    misses = 0.0
     for i in members:
         a = adapters[i]
-        if a.rate > 0.0:
-            rate = a.rate * a.tokens_out
-            idle = math.exp(-rate * exposure)
-            active += 1.0 - idle
-            active_slope += rate * idle
-            starting += (1.0 - idle) / a.tokens_out
-            starting_slope += a.rate * idle
-    return active, active_slope, starting, starting_slope
+        misses += a.rate * math.exp(-a.rate * a.tokens_out * exposure)
+    return exposure, misses
 
 
 @njit(cache=True, nogil=True)
 def _step_seconds(adapters, members, server, sums, exposure):  # type: ignore[no-untyped-def]
-    """Step time at this exposure, and its slope."""
-    requests, kv, prefill, asked = sums
-    active, active_slope, starting, starting_slope = _busy(adapters, members, exposure)
-    per_exposure = (
-        server.per_request * requests
-        + server.per_kv * kv
-        + server.per_prefill * prefill
-        + server.per_token * (requests + prefill)
-    )
-    ms = server.base + per_exposure * exposure + server.per_adapter * active
-    slope = per_exposure + server.per_adapter * active_slope
-    ms += server.per_adapter_request * active * requests * exposure
-    slope += server.per_adapter_request * requests * (active + active_slope * exposure)
-    spare = asked - active
-    if asked > server.slots and spare > 0.0:
-        missing = (asked - server.slots) / spare
-        ms += server.load * starting * missing
-        slope += server.load * missing * (starting_slope + starting * active_slope / spare)
-    return 1e-3 * ms, 1e-3 * slope
+    """Least step time at this exposure, which grows with every adapter, and the distinct adapters that run."""
+    requests, kv, prefill, misses, most_loads = sums
+    active = min(_busy(adapters, members, exposure)[0], server.slots)
+    tokens = (requests + prefill) * exposure
+    ms = server.base + (server.per_request * requests + server.per_kv * kv + server.per_prefill * prefill) * exposure
+    ms += server.per_token * tokens + server.eager * min(1.0, tokens / (2 * GRAPH_TOKENS))
+    ms += (server.per_adapter + server.per_adapter_request * requests * exposure) * active
+    ms += server.load * min(misses * exposure, most_loads)
+    return 1e-3 * ms, active
 
 
 @njit(cache=True, nogil=True)
-def _largest_exposure(adapters, members, server, sums):  # type: ignore[no-untyped-def]
-    """The exposure at which the first limit is met; a hair less, so that it is kept there."""
-    requests, kv, prefill, asked = sums
-    top = min(server.kv / kv, server.max_seqs / requests, server.max_tokens / (requests + prefill))
-    if asked > server.slots:
-        # Distinct adapters grow concavely, so Newton's steps come from below; where they cannot reach, nothing binds.
-        exposure = 0.0
-        for _ in range(MAX_PASSES):
-            active, slope, _, _ = _busy(adapters, members, exposure)
-            if server.slots - active <= TOLERANCE * server.slots or exposure >= top:
-                break
-            exposure = min(top, exposure + (server.slots - active) / slope) if slope > 0.0 else top
-        top = min(top, exposure)
-    return top * (1.0 - TOLERANCE)
+def _real_seconds(adapters, members, server, sums, rate, exposure):  # type: ignore[no-untyped-def]
+    """Mean step time at this exposure, of small and large steps; ``rate`` is the requests/s of all adapters.
+
+    Small are those steps in which no request arrives and few enough run; how many run is close to Poisson.
+    """
+    seconds, active = _step_seconds(adapters, members, server, sums, exposure)
+    running = sums[0] * exposure
+    few = 0.5 * math.erfc((running - SMALL_TOKENS - 0.5) / math.sqrt(2.0 * running))
+    small = few * math.exp(-rate * exposure)
+    more_ms = server.large_adapter * active
+    more_ms += small * (server.small_adapter * active + server.small_tile * (running / SHRINK_TILE + 0.5))
+    return seconds + 1e-3 * more_ms
 
 
 @njit(cache=True, nogil=True)
-def _best_share(adapters, members, server, sums, low, high):  # type: ignore[no-untyped-def]
-    """Largest exposure / step time between two exposures, where it rises and then, at most, falls; and where it is."""
-    seconds, slope = _step_seconds(adapters, members, server, sums, high)
-    if seconds >= high * slope:  # still rising at the upper end
-        return high / seconds, high
+def _share(adapters, members, server, sums, exposure):  # type: ignore[no-untyped-def]
+    return exposure / _step_seconds(adapters, members, server, sums, exposure)[0]
+
+
+@njit(cache=True, nogil=True)
+def _best_share(adapters, members, server, sums, full, top):  # type: ignore[no-untyped-def]
+    """Largest exposure / step time, and where it is; one from 1 on is as good as the largest.
+
+    Up to ``full``, where all slots are busy, it rises and then, at most, falls. Beyond, only what is concave grows in
+    the step time, so that it rises up to ``top``.
+    """
+    best, at = _share(adapters, members, server, sums, top), top
+    if best >= 1.0:
+        return best, at
+    if _share(adapters, members, server, sums, full * (1.0 - 1e-6)) <= _share(adapters, members, server, sums, full):
+        return best, at
     ratio = 0.5 * (math.sqrt(5.0) - 1.0)
+    low, high = 0.0, full
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    share_left = _share(adapters, members, server, sums, left)
+    share_right = _share(adapters, members, server, sums, right)
     for _ in range(GOLDEN_STEPS):
-        left, right = high - ratio * (high - low), low + ratio * (high - low)
-        share_left = left / _step_seconds(adapters, members, server, sums, left)[0]
-        share_right = right / _step_seconds(adapters, members, server, sums, right)[0]
         if share_left < share_right:
-            low = left
+            low, left, share_left = left, right, share_right
+            right = low + ratio * (high - low)
+            share_right = _share(adapters, members, server, sums, right)
         else:
-            high = right
-    middle = 0.5 * (low + high)
-    return middle / _step_seconds(adapters, members, server, sums, middle)[0], middle
+            high, right, share_right = right, left, share_left
+            left = high - ratio * (high - low)
+            share_left = _share(adapters, members, server, sums, left)
+    if max(share_left, share_right) > best:
+        best, at = (share_left, left) if share_left > share_right else (share_right, right)
+    return best, at
 
 
 @njit(cache=True, nogil=True)
-def _fixed_point(adapters, members, server, sums, top):  # type: ignore[no-untyped-def]
-    """The exposure at which the step time equals it, by Newton's method held within [0, top]."""
-    exposure = min(1e-3 * server.base, top)
+def _fixed_point(adapters, members, server, sums, rate, top):  # type: ignore[no-untyped-def]
+    """The first exposure that steps do not outlast; ``top`` if they always do, as real steps may exceed the least.
+
+    Found by steps upwards, then by false position (Illinois).
+    """
+    low, spare_low = 0.0, -1e-3 * server.base
+    high = min(-spare_low, top)
+    spare_high = high - _real_seconds(adapters, members, server, sums, rate, high)
+    while spare_high < 0.0:
+        if high == top:
+            return top
+        low, spare_low, high = high, spare_high, min(GROWTH * high, top)
+        spare_high = high - _real_seconds(adapters, members, server, sums, rate, high)
+    moved = 0
     for _ in range(MAX_PASSES):
-        seconds, slope = _step_seconds(adapters, members, server, sums, exposure)
-        if abs(seconds - exposure) <= TOLERANCE * exposure:
-            break
-        change = (seconds - exposure) / (1.0 - slope) if slope < 1.0 else seconds - exposure
-        following = min(max(exposure + change, 0.5 * exposure), top)
-        if following == exposure:
-            break
-        exposure = following
-    return exposure
+        middle = (low * spare_high - high * spare_low) / (spare_high - spare_low)
+        spare = middle - _real_seconds(adapters, members, server, sums, rate, middle)
+        if abs(spare) <= TOLERANCE * middle:
+            return middle
+        if spare < 0.0:
+            low, spare_low = middle, spare
+            spare_high *= 0.5 if moved < 0 else 1.0
+            moved = -1
+        else:
+            high, spare_high = middle, spare
+            spare_low *= 0.5 if moved > 0 else 1.0
+            moved = 1
+    return high
 
 
 @njit(cache=True, nogil=True)
@@ -232,20 +295,25 @@ def _solve_all(adapters, members, ends, starts, servers, states):  # type: ignor
         if not starts[row]:
             continue
         mine, server, state = members[(ends[row - 1] if row > 0 else 0) : ends[row]], servers[row], states[row]
-        sums = _sum_up(adapters, mine)
-        requests, kv, prefill, _ = sums
-        exposure, share = 1e-3 * server.base, 1.0
-        if requests > 0.0:
-            top = _largest_exposure(adapters, mine, server, sums)
-            share, exposure = _best_share(adapters, mine, server, sums, 0.0, top)
-            if share >= 1.0:
-                share, exposure = 1.0, _fixed_point(adapters, mine, server, sums, top)
-        seconds = _step_seconds(adapters, mine, server, sums, exposure)[0]
+        requests, kv, prefill, rate, asked, shortest = _sum_up(adapters, mine)
+        if requests == 0.0:
+            state.share = 1.0
+            continue
+        full, misses = _slots_full(adapters, mine, server, asked)
+        sums = requests, kv, prefill, misses, server.slots / shortest
+        # A hair less than what meets the first limit, so that it is kept.
+        top = min(server.kv / kv, server.max_seqs / requests, server.max_tokens / (requests + prefill))
+        top *= 1.0 - TOLERANCE
+        full = min(full, top)
+        share, exposure = _best_share(adapters, mine, server, sums, full, top)
+        if share >= 1.0:
+            share, exposure = 1.0, _fixed_point(adapters, mine, server, sums, rate, top)
+        seconds = _real_seconds(adapters, mine, server, sums, rate, exposure)
         state.share = share
         state.step_ms = 1e3 * seconds
         state.kv = kv * exposure / server.kv
         if share < 1.0:
             state.ttft_s = np.inf
             continue
-        own_tokens = max(0.0, prefill / requests - prefill * exposure) if requests > 0.0 else 0.0
+        own_tokens = max(0.0, prefill / requests - prefill * exposure)
         state.ttft_s = 1.5 * seconds + 1e-3 * (server.per_prefill + server.per_token) * own_tokens

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
+from scipy.stats import norm
 from support.scenarios import MAX_RANK, make_profile
 
 from loraplan.oracle import Predictions
@@ -41,12 +43,14 @@ def random_server(rng: np.random.Generator) -> Profile:
             "per_request": rng.uniform(0, 0.5),
             "per_kv_token": rng.uniform(0, 1e-4),
             "per_adapter": rng.uniform(0, 2),
-            "per_adapter_rank": rng.uniform(0, 0.05),
-            "per_slot": rng.uniform(0, 0.1),
+            "per_small_adapter": rng.uniform(0, 2),
+            "per_small_adapter_rank": rng.uniform(0, 0.05),
+            "per_registered": rng.uniform(0, 0.1),
             "per_prefill_token": rng.uniform(0, 0.05),
             "per_adapter_request": rng.uniform(0, 0.005) * (rng.random() < 0.5),
-            "per_slot_token": rng.uniform(0, 0.001),
-            "per_rank": rng.uniform(0, 0.1),
+            "per_slot_shrink": rng.uniform(0, 0.2),
+            "per_slot_expand": rng.uniform(0, 0.1),
+            "eager": rng.uniform(0, 5),
         },
         load_ms={"to_gpu": rng.uniform(0, 20), "smaller_rank": rng.uniform(0, 5)},
         kv_tokens=float(rng.choice([4e3, 2e4, 1e6])),
@@ -80,49 +84,79 @@ class SteadyState:
     problem: Problem
     load: GPULoad
 
-    @property
-    def asked(self) -> int:
-        """Adapters with traffic: only they compete for slots."""
-        return int((self.problem.rates[list(self.load.adapters)] > 0).sum())
+    def least_seconds(self, exposure: Floats) -> Floats:
+        """How long a large step takes at each exposure, tiles of tokens not rounded up, adapters at the lower price."""
+        profile, law, load = self.problem.profile(self.load), self.problem.profile(self.load).step_ms, self.load
+        running, kv, prefill, active = self.contents(exposure)
+        tokens, shrink, large, small = running + prefill, self.shrink_ms / 8, *self.adapter_ms
+        ms = law.base + law.per_request * running + law.per_kv_token * kv + law.per_prefill_token * prefill
+        ms = ms + min(large, small) * active + law.per_adapter_request * active * running
+        ms = ms + shrink * (tokens / 32 + 1 / 2) + law.per_slot_expand * load.slots * (tokens / 64 + 1 / 2)
+        ms = ms + law.eager * np.minimum(1, tokens / 1024)
+        padded = any(self.problem.adapters[i].rank < self.rank for i in load.adapters)
+        return (ms + (profile.load_ms.to_gpu + profile.load_ms.smaller_rank * padded) * self.loads(exposure)) / 1e3
 
     def step_seconds(self, exposure: Floats) -> Floats:
-        """How long a step takes at each exposure."""
-        profile, law, load = self.problem.profile(self.load), self.problem.profile(self.load).step_ms, self.load
-        rank = profile.server_rank(max(self.problem.adapters[i].rank for i in load.adapters))
-        running, kv, prefill, active, starting = self.contents(exposure)
-        ms = law.base + law.per_rank * rank + law.per_slot * load.slots
-        ms = ms + law.per_request * running + law.per_kv_token * kv + law.per_prefill_token * prefill
-        ms = ms + (law.per_adapter + law.per_adapter_rank * rank) * active
-        ms += law.per_adapter_request * active * running + law.per_slot_token * load.slots * (running + prefill)
-        swapped_out = self.asked - load.slots
-        if swapped_out > 0:
-            padded = any(self.problem.adapters[i].rank < rank for i in load.adapters)
-            load_ms = profile.load_ms.to_gpu + profile.load_ms.smaller_rank * padded
-            ms += load_ms * starting * swapped_out / np.maximum(self.asked - active, 1e-300)
-        return ms / 1e3
+        """How long steps take at each exposure, some of them small."""
+        running, _, _, active = self.contents(exposure)
+        total_rate = self.problem.rates[list(self.load.adapters)].sum()
+        small = np.exp(-total_rate * exposure) * norm.sf(running, loc=120.5, scale=np.sqrt(running))
+        large_ms, small_ms = self.adapter_ms
+        ms = (small * small_ms + (1 - small) * large_ms - min(large_ms, small_ms)) * active
+        ms += small * self.shrink_ms * (1 - 1 / 8) * (running / 32 + 1 / 2)
+        return self.least_seconds(exposure) + ms / 1e3
 
-    def contents(self, exposure: Floats) -> tuple[Floats, Floats, Floats, Floats, Floats]:
-        """Running requests, their KV tokens, prefill tokens, adapters that run and adapters that start, per step."""
-        running, kv, prefill, active, starting = (np.zeros_like(exposure) for _ in range(5))
+    @property
+    def rank(self) -> int:
+        """The server's ``max_lora_rank``."""
+        return self.problem.profile(self.load).server_rank(
+            max(self.problem.adapters[i].rank for i in self.load.adapters)
+        )
+
+    @property
+    def adapter_ms(self) -> tuple[float, float]:
+        """What an adapter costs in a large and in a small step."""
+        law, names = self.problem.profile(self.load).step_ms, len(self.load.adapters)
+        small = law.per_small_adapter + law.per_small_adapter_rank * self.rank
+        return law.per_adapter + law.per_registered * names, small + law.per_registered * names
+
+    @property
+    def shrink_ms(self) -> float:
+        """What 32 tokens cost in the shrink kernel of a small step."""
+        law = self.problem.profile(self.load).step_ms
+        return law.per_slot_shrink * self.load.slots * math.ceil(self.rank / 16)
+
+    def loads(self, exposure: Floats) -> Floats:
+        """Adapters loaded in a step: a cache's misses, but no more than slots that the shortest answers leave."""
+        asked = [self.problem.adapters[i] for i in self.load.adapters if self.problem.adapters[i].rate > 0]
+        if len(asked) <= self.load.slots:
+            return np.zeros_like(exposure)
+
+        def remembered(memory: float) -> float:
+            return sum(1 - math.exp(-a.rate * a.lengths.mean_out * memory) for a in asked) - self.load.slots
+
+        memory = float(brentq(remembered, 0, 1e9, xtol=1e-15, rtol=1e-14))
+        misses = sum(a.rate * math.exp(-a.rate * a.lengths.mean_out * memory) for a in asked)
+        return np.minimum(misses * exposure, self.load.slots / min(a.lengths.mean_out for a in asked))
+
+    def contents(self, exposure: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+        """Running requests, their KV tokens, prefill tokens and adapters that run, per step."""
+        running, kv, prefill, active = (np.zeros_like(exposure) for _ in range(4))
         for adapter in (self.problem.adapters[i] for i in self.load.adapters):
             lengths = adapter.lengths
-            runs = 1 - np.exp(-adapter.rate * lengths.mean_out * exposure)
             running += adapter.rate * lengths.mean_out * exposure
             kv += adapter.rate * lengths.mean_out * lengths.mean_kv * exposure
             prefill += adapter.rate * lengths.mean_in * exposure
-            active += runs
-            starting += runs / lengths.mean_out
-        return running, kv, prefill, active, starting
+            active += 1 - np.exp(-adapter.rate * lengths.mean_out * exposure)
+        return running, kv, prefill, np.minimum(active, self.load.slots)
 
     def keeps_limits(self, exposure: float) -> bool:
-        """Whether such steps are within slots, memory, sequences and token budget."""
-        profile, slots = self.problem.profile(self.load), self.load.slots
-        rank = profile.server_rank(max(self.problem.adapters[i].rank for i in self.load.adapters))
-        room = profile.kv_blocks(slots, rank) * profile.kv.block_tokens
-        running, kv, prefill, active, _ = (float(value) for value in self.contents(np.array(exposure)))
+        """Whether such steps are within memory, sequences and token budget."""
+        profile = self.problem.profile(self.load)
+        room = profile.kv_blocks(self.load.slots, self.rank) * profile.kv.block_tokens
+        running, kv, prefill, _ = (float(value) for value in self.contents(np.array(exposure)))
         return (
-            (active <= slots or self.asked <= slots)
-            and kv <= room
+            kv <= room
             and running <= profile.limits.max_num_seqs
             and running + prefill <= profile.limits.max_num_batched_tokens
         )
@@ -139,12 +173,15 @@ class SteadyState:
         return np.unique(np.concatenate([np.geomspace(low * 1e-6, low, GRID), np.linspace(0, low, GRID)[1:]]))
 
     def solve(self) -> tuple[float, float | None]:
-        """The largest share of the traffic that is carried and, if that is all of it, the seconds of a step."""
+        """The largest share of the traffic that is carried and, if that is all of it, the exposure."""
         exposures = self.grid()
-        share = exposures / self.step_seconds(exposures)
+        share = exposures / self.least_seconds(exposures)
         if share.max() < 1:
             return float(share.max()), None
-        first = int(np.argmax(share >= 1))
+        carried = exposures >= self.step_seconds(exposures)
+        if not carried.any():  # the limits are met before steps are as short as that
+            return 1.0, float(exposures[-1])
+        first = int(np.argmax(carried))
         low, high = exposures[max(0, first - 1)], exposures[first]
         for _ in range(100):
             middle = (low + high) / 2
@@ -161,14 +198,14 @@ def test_the_steady_state_is_the_one_a_plain_search_finds(batch: int) -> None:
         if not problem.starts(load) or not problem.rates.any():
             continue
         found = predict(problem, load)
-        share, step_s = SteadyState(problem, load).solve()
+        share, exposure = SteadyState(problem, load).solve()
         assert found.served_fraction[0] == pytest.approx(share, rel=2e-4), seed
         assert found.throughput_tok_s[0] == pytest.approx(share * problem.offered.sum(), rel=2e-4)
         starved += share < 1
-        if step_s is not None and share == 1 and found.served_fraction[0] == 1:
-            assert found.itl_ms[0] == pytest.approx(1e3 * step_s, rel=1e-5), seed
-            exposure = np.array(step_s)
-            kv = float(SteadyState(problem, load).contents(exposure)[1])
+        if exposure is not None and found.served_fraction[0] == 1:
+            state = SteadyState(problem, load)
+            assert found.itl_ms[0] == pytest.approx(1e3 * float(state.step_seconds(np.array(exposure))), rel=1e-5), seed
+            kv = float(state.contents(np.array(exposure))[1])
             profile, rank = problem.profile(load), problem.max_rank(0, load.adapters)
             room = profile.kv_blocks(load.slots, rank) * profile.kv.block_tokens
             assert found.kv_utilisation[0] == pytest.approx(kv / room, rel=1e-4)
@@ -192,17 +229,13 @@ def test_taking_an_adapter_away_never_makes_a_load_worse(batch: int) -> None:
 def test_more_traffic_is_never_served_better(batch: int) -> None:
     for seed in range(2000 + 20 * batch, 2000 + 20 * (batch + 1)):
         problem, load = random_load(seed)
-        served, itl_ms = [], []
+        served = []
         for factor in (0.25, 0.5, 1.0, 2.0, 4.0):
             builder = ProblemBuilder().gpus(problem.profile(load), 1)
             for adapter in problem.adapters:
                 builder.adapter(adapter.name, adapter.rank, factor * adapter.rate, lengths=adapter.lengths)
-            found = predict(builder.build(), load)
-            served.append(float(found.served_fraction[0]))
-            if found.starts[0] and served[-1] == 1:
-                itl_ms.append(float(found.itl_ms[0]))
+            served.append(float(predict(builder.build(), load).served_fraction[0]))
         assert (np.diff(served) <= 1e-6).all(), seed
-        assert (np.diff(itl_ms) >= -1e-6).all(), seed
 
 
 # ---- edges ----
@@ -261,8 +294,9 @@ def test_adapters_that_nobody_asks_for_take_no_slots() -> None:
     for busy in ((0, 1), (4, 5)):  # with little traffic and with too much
         alone, in_company = GPULoad(0, busy, 2), GPULoad(0, tuple(sorted((*busy, 2, 3))), 2)
         found = predict(problem, alone, in_company)
-        assert found.served_fraction[1] == pytest.approx(found.served_fraction[0])
-        assert found.itl_ms[1] == pytest.approx(found.itl_ms[0])
+        # Nor anything else, but for the worker's list of registered adapters, which they make longer.
+        assert found.served_fraction[1] == pytest.approx(found.served_fraction[0], rel=1e-3)
+        assert found.itl_ms[1] == pytest.approx(found.itl_ms[0], rel=1e-3)
 
 
 def test_where_the_queue_grows_without_end_so_does_the_wait() -> None:
@@ -290,6 +324,39 @@ def test_it_agrees_with_the_twin_on_servers_without_queues(adapters: int, total_
     assert fluid.throughput_tok_s[0] == pytest.approx(twin.throughput_tok_s[0], rel=0.03)
     assert fluid.itl_ms[0] == pytest.approx(twin.itl_ms[0], rel=0.10)
     assert fluid.kv_utilisation[0] == pytest.approx(twin.kv_utilisation[0], rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("adapters", "slots", "total_rate"), [(64, 16, 2.0), (64, 16, 3.0), (64, 32, 4.0), (64, 48, 6.0)]
+)
+def test_it_agrees_with_the_twin_while_slots_are_to_spare(adapters: int, slots: int, total_rate: float) -> None:
+    """Loads are a cache's misses then."""
+    problem = one_server([total_rate / adapters] * adapters)
+    load = GPULoad(0, tuple(range(adapters)), slots)
+    fluid = predict(problem, load)
+    twin = TwinOracle(problem, TwinParams(horizon_s=20_000)).predict([load])
+    assert fluid.served_fraction[0] == 1
+    assert fluid.throughput_tok_s[0] == pytest.approx(twin.throughput_tok_s[0], rel=0.03)
+    assert fluid.itl_ms[0] == pytest.approx(twin.itl_ms[0], rel=0.10)
+
+
+@pytest.mark.parametrize(("adapters", "slots", "total_rate"), [(64, 16, 10.0), (256, 32, 8.0)])
+def test_adapters_that_wait_for_slots_are_served(adapters: int, slots: int, total_rate: float) -> None:
+    """Requests that wait come along once their adapter has a slot; so few slots still carry the traffic."""
+    problem = one_server([total_rate / adapters] * adapters)
+    load = GPULoad(0, tuple(range(adapters)), slots)
+    assert predict(problem, load).served_fraction[0] == 1
+    assert TwinOracle(problem, TwinParams(horizon_s=20_000)).predict([load]).served_fraction[0] > 0.97
+
+
+def test_steps_that_become_large_take_less_time() -> None:
+    """As in the engine, from 120 tokens to 121."""
+    law = {"per_adapter": 0.1, "per_small_adapter": 1.0}
+    profile = make_profile(step_ms=law, max_num_seqs=2048, max_num_batched_tokens=8192)
+    rates = [[1.0] * 32, [8.0] * 32]
+    few, many = (predict(one_server(each, profile), GPULoad(0, tuple(range(32)), 32)) for each in rates)
+    assert few.served_fraction[0] == many.served_fraction[0] == 1
+    assert few.itl_ms[0] > 1.5 * many.itl_ms[0]
 
 
 def test_requests_too_long_for_the_server_are_not_served() -> None:
