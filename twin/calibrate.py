@@ -151,9 +151,7 @@ def gather(
     lengths = lengths_of(runs)
     observed = observe(runs, start, lengths, given, seed, on_progress)
     views = look(observed, lengths, like.frontend.scrape_s, seed, on_progress) if like.frontend else None
-    return Evidence(
-        chosen, runs_file.name, start, (*kv_constants, *load_constants), measured, given, observed, views
-    )
+    return Evidence(chosen, runs_file.name, start, (*kv_constants, *load_constants), measured, given, observed, views)
 
 
 def calibrate(
@@ -205,9 +203,7 @@ def _frontend_constants(evidence: Evidence, fit: FrontendFit | None) -> list[Con
     if frontend is None:
         return []
     return [
-        Constant(
-            f"frontend.{name}", value, float("nan"), evidence.source if fit and name != "scrape_s" else KEPT
-        )
+        Constant(f"frontend.{name}", value, float("nan"), evidence.source if fit and name != "scrape_s" else KEPT)
         for name, value in frontend.model_dump().items()
     ]
 

@@ -231,7 +231,7 @@ def _within(uniform: Floats, mean: float, cv: float, longest: int) -> Ints:
         tokens = np.clip(np.rint(gammaincinv(shape, uniform) * scale / shape), SHORTEST, longest)
         scale *= mean / tokens.mean()
         spread *= cv * tokens.mean() / tokens.std()
-    return tokens.astype(np.int64)
+    return np.asarray(tokens, dtype=np.int64)
 
 
 def replay(run: MeasuredRun, profile: Profile, lengths: Lengths, seed: int) -> Simulation:
