@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,6 +25,9 @@ from twin.step_fit import time_per_token_ms
 Key = tuple[str, ...]
 """Dataset, model, group and run_id: what names a run in the runs and in the reference twin's results."""
 
+Group = tuple[str, str]
+"""Model, and dataset/group: runs that were made together."""
+
 FIGURES = {
     "throughput": "total_throughput",
     "itl": "mean_itl_ms",
@@ -42,7 +45,6 @@ REFERENCE_NUMBERS = (*REFERENCE_FIGURES.values(), REFERENCE_STARVED, REFERENCE_W
 SERVER = ("starts", "slots", "max_rank", "adapters")
 
 WARM_UP_S = 1.0
-NO_FRONTEND = Frontend(scrape_s=1.0, per_series=0.0, per_name=0.0, ttft=0.0, ttft_per_request=0.0)
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,19 @@ class Speed:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """What `loraplan fidelity` reports."""
+    """What `loraplan fidelity` reports.
+
+    Attributes:
+        models: by model, over all runs.
+        speed: over all runs.
+        apart: the runs that were set apart, by name.
+        without_apart: by model, over the others; None if none was set apart.
+    """
 
     models: dict[str, ModelFidelity]
     speed: Speed
+    apart: tuple[str, ...] = ()
+    without_apart: dict[str, ModelFidelity] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +169,7 @@ def compare(
     reference: Mapping[Key, dict[str, float]] | None = None,
     seeds: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
+    held_out: Mapping[Group, Profile] | None = None,
 ) -> list[Compared]:
     """Replay every run that was ok, on all cores; runs that were neither ok nor out of memory are left out.
 
@@ -168,6 +180,7 @@ def compare(
         reference: run -> columns of another twin, of `read_reference`.
         seeds: replays per run, each on its own arrivals; figures are means.
         on_progress: called with (replays done, replays in all).
+        held_out: group of runs -> the profile to replay it with, in place of its model's.
 
     Raises:
         BadInputError: a model has no profile, or no run to take the lengths from.
@@ -177,13 +190,14 @@ def compare(
             raise BadInputError(f"model {run.model!r} has no profile: give --profile {run.model}=PROFILE")
     of_model = lengths_by_model(runs) if lengths is None else lengths
     kept = [run for run in runs if run.ok or run.out_of_memory]
-    starts = [profiles[run.model].starts(run.slots, run.max_rank) for run in kept]
+    used = [(held_out or {}).get((run.model, run.group), profiles[run.model]) for run in kept]
+    starts = [profile.starts(run.slots, run.max_rank) for run, profile in zip(kept, used, strict=True)]
     tasks = [(i, seed_of(run, n)) for i, run in enumerate(kept) if run.ok and starts[i] for n in range(seeds)]
 
     if tasks:  # compile before the clocks run
         first = kept[tasks[0][0]]
         replay(replace(first, seconds=WARM_UP_S), profiles[first.model], of_model[first.model], seed=0).run()
-    simulations = (replay(kept[i], profiles[kept[i].model], of_model[kept[i].model], seed) for i, seed in tasks)
+    simulations = (replay(kept[i], used[i], of_model[kept[i].model], seed) for i, seed in tasks)
     replays: dict[int, list[tuple[dict[str, float], float]]] = {}
     for (i, _), result in zip(tasks, spread(_timed, simulations, on_progress, total=len(tasks)), strict=True):
         replays.setdefault(i, []).append(result)
@@ -227,7 +241,7 @@ def figures(seen: Run, frontend: Frontend | None) -> dict[str, float]:
 
     ITL and TTFT are the client's, through ``frontend``; without one they are the engine's.
     """
-    client = client_side(seen, frontend or NO_FRONTEND)
+    client = client_side(seen, frontend)
     done = np.isfinite(seen.finish_s)
     served = int((seen.requests.tokens_in[done] + seen.requests.tokens_out[done]).sum())
     return {
@@ -246,8 +260,19 @@ def measured(run: MeasuredRun, figure: str) -> float:
     return run.seen[FIGURES[figure]]
 
 
-def score(compared: Sequence[Compared]) -> Fidelity:
-    """All figures, by model in order of appearance."""
+def score(compared: Sequence[Compared], apart: Collection[str] = ()) -> Fidelity:
+    """All figures, by model in order of appearance; and the same without the runs named in ``apart``."""
+    found = [one.run.name for one in compared if one.run.name in apart]
+    others = [one for one in compared if one.run.name not in apart]
+    return Fidelity(
+        models=_by_model(compared),
+        speed=_speed([one for one in compared if one.simulated]),
+        apart=tuple(found),
+        without_apart=_by_model(others) if found else None,
+    )
+
+
+def _by_model(compared: Sequence[Compared]) -> dict[str, ModelFidelity]:
     models = {}
     for model in dict.fromkeys(one.run.model for one in compared):
         rows = [one for one in compared if one.run.model == model]
@@ -263,7 +288,7 @@ def score(compared: Sequence[Compared]) -> Fidelity:
             reference=_scores(both, _others, _others_label) if both else None,
             same_rows=_scores(both, _own, _own_label) if both else None,
         )
-    return Fidelity(models, _speed([one for one in compared if one.simulated]))
+    return models
 
 
 def per_run_csv(compared: Sequence[Compared]) -> str:

@@ -118,7 +118,7 @@ def _tells(run: MeasuredRun) -> bool:
 
 def _view(simulation: Simulation) -> tuple[float, float, float]:
     seen = simulation.run()
-    client = client_side(seen, simulation.frontend or NO_FRONTEND)
+    client = client_side(seen, simulation.frontend)
     return client.itl_ms / time_per_token_ms(seen), 1e3 * client.ttft_s, seen.running_s / seen.horizon_s
 
 

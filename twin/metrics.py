@@ -90,10 +90,11 @@ class Client:
     ttft_s: float
 
 
-def client_side(run: Run, frontend: Frontend) -> Client:
+def client_side(run: Run, frontend: Frontend | None) -> Client:
     """The client's means over the completed requests of ``run``, a simulation with ``frontend``; nan if there are none.
 
-    The delay of the first tokens is a mean over all that came out.
+    The delay of the first tokens is a mean over all that came out. Without a frontend the engine's means are the
+    client's.
     """
     done = np.flatnonzero(np.isfinite(run.finish_s))
     if done.size == 0:
@@ -101,7 +102,9 @@ def client_side(run: Run, frontend: Frontend) -> Client:
     first_token_s = run.first_token_s[done]
     gaps = int((run.requests.tokens_out[done] - 1).sum()) - run.merged_gaps
     begun = int(np.isfinite(run.first_token_s).sum())
-    on_the_way_s = 1e-3 * (frontend.ttft + frontend.ttft_per_request * run.running_s / run.horizon_s)
+    on_the_way_s = 0.0
+    if frontend is not None:
+        on_the_way_s = 1e-3 * (frontend.ttft + frontend.ttft_per_request * run.running_s / run.horizon_s)
     return Client(
         itl_ms=1e3 * float((run.finish_s[done] - first_token_s).sum()) / gaps if gaps > 0 else np.nan,
         ttft_s=float((first_token_s - run.requests.arrival_s[done]).mean())

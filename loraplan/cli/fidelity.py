@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +15,7 @@ from loraplan.errors import BadInputError, did_you_mean
 from loraplan.files import require_writable, write_text
 from loraplan.profiles import Profile, load_profile
 from twin.agreement import Errors
+from twin.calibrate import gather
 from twin.fidelity import (
     FIGURES,
     Fidelity,
@@ -28,7 +29,7 @@ from twin.fidelity import (
     read_reference,
     score,
 )
-from twin.measured import read_runs
+from twin.measured import MeasuredRun, read_runs
 
 SHIPPED = {
     "llama-3.1-8b-instruct": "h100-64gb/llama-3.1-8b",
@@ -54,6 +55,19 @@ def fidelity(
         str | None, typer.Option("--dataset", metavar="NAME", help="Only the runs of this dataset.")
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Replays per run; their means are compared.")] = 1,
+    held_out: Annotated[
+        bool,
+        typer.Option(
+            "--held-out",
+            help="Replay each group of runs with a profile calibrated, as `calibrate` does, on all others.",
+        ),
+    ] = False,
+    apart: Annotated[
+        Path | None,
+        typer.Option(
+            "--apart", metavar="NAMES.txt", help="Runs to report with and without: dataset/model/group/run_id."
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE.csv", help="Save a line per run.")
     ] = None,
@@ -62,10 +76,12 @@ def fidelity(
     """Replay measured runs in the twin: errors of its figures, starvation labels, memory failures, speed.
 
     Every run of status ok is replayed on Poisson arrivals of its rates, with the profile of its model.
+
+    Example: loraplan fidelity --runs runs.csv --reference other_twin.csv --seeds 4 --held-out
     """
     if output is not None:
         require_writable(output)
-    found, table = study(runs, reference, profiles or [], dataset, seeds)
+    found, table = study(runs, reference, profiles or [], dataset, seeds, held_out, apart)
     if output is not None:
         write_text(output, table)
     if as_json:
@@ -77,7 +93,13 @@ def fidelity(
 
 
 def study(
-    runs: Path, reference: Path | None, profiles: Sequence[str], dataset: str | None, seeds: int
+    runs: Path,
+    reference: Path | None,
+    profiles: Sequence[str],
+    dataset: str | None,
+    seeds: int,
+    held_out: bool = False,
+    apart: Path | None = None,
 ) -> tuple[Fidelity, str]:
     """Read, replay and compare; also a CSV table with a line per run.
 
@@ -90,9 +112,38 @@ def study(
     by_model = profiles_of([run.model for run in chosen], [run.model for run in every], profiles)
     # Lengths come from all runs, so that a run's figures do not depend on which others are looked at.
     lengths = lengths_by_model([run for run in every if run.model in by_model])
+    set_apart = _names(apart, chosen) if apart is not None else ()
+    without = _held_out(runs, by_model, chosen) if held_out else None
     with terminal.progress("replaying in the twin") as advance:
-        compared = compare(chosen, by_model, lengths, others, seeds, on_progress=advance)
-    return score(compared), per_run_csv(compared)
+        compared = compare(chosen, by_model, lengths, others, seeds, on_progress=advance, held_out=without)
+    return score(compared, set_apart), per_run_csv(compared)
+
+
+def _names(path: Path, runs: Sequence[MeasuredRun]) -> list[str]:
+    """The runs that a file names, a line each; lines that are empty or begin with # do not count."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInputError(f"--apart {path}: {getattr(error, 'strerror', None) or error}") from None
+    named = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    known = {run.name for run in runs}
+    for name in named:
+        if name not in known:
+            raise BadInputError(f"--apart {path}: no run {name!r}{did_you_mean(name, known)}")
+    return named
+
+
+def _held_out(
+    source: Path, profiles: Mapping[str, Profile], runs: Sequence[MeasuredRun]
+) -> dict[tuple[str, str], Profile]:
+    """For every group of ``runs`` the profile calibrated on the runs of its model in all other groups."""
+    found = {}
+    for model, like in profiles.items():
+        with terminal.progress(f"calibrating {model}") as advance:
+            evidence = gather(source, model, like, on_progress=advance)
+        for group in sorted({run.group for run in runs if run.model == model and run.ok}):
+            found[model, group], _, _ = evidence.fit(but=group)
+    return found
 
 
 def profiles_of(models: Sequence[str], known: Sequence[str], given: Sequence[str]) -> dict[str, Profile]:
@@ -115,17 +166,25 @@ def profiles_of(models: Sequence[str], known: Sequence[str], given: Sequence[str
 def print_tables(found: Fidelity) -> None:
     """Print what was found, model by model."""
     for model, says in found.models.items():
-        terminal.out(f"[bold]{escape(model)}[/]")
-        _errors(says)
-        _labels(says)
-        terminal.out(
-            f"memory failures: {_percent(says.oom.agreement)} of {says.oom.n} runs, ok or out of memory, as measured\n"
-        )
+        _model(model, says)
+    if found.without_apart is not None:
+        terminal.out(f"Without the {len(found.apart)} runs set apart:\n")
+        for model, says in found.without_apart.items():
+            _model(model, says)
     _speed(found.speed)
     terminal.out(
         "Errors and biases in percent, a simulated and b measured: MAPE mean |a-b|/b, SMAPE half mean |a-b|/(a+b), "
-        "SMAPE twice that, bias mean a/b-1. ITL, TPOT and TTFT: the engine's in the twin, the client's in the runs; "
-        "TTFT without runs whose client was overloaded."
+        "SMAPE twice that, bias mean a/b-1. ITL and TTFT are the client's, through the profile's frontend if it has one; "
+        "TPOT is the engine's; TTFT is without runs whose client was overloaded."
+    )
+
+
+def _model(model: str, says: ModelFidelity) -> None:
+    terminal.out(f"[bold]{escape(model)}[/]")
+    _errors(says)
+    _labels(says)
+    terminal.out(
+        f"memory failures: {_percent(says.oom.agreement)} of {says.oom.n} runs, ok or out of memory, as measured\n"
     )
 
 
