@@ -174,8 +174,8 @@ def print_tables(found: Fidelity) -> None:
     _speed(found.speed)
     terminal.out(
         "Errors and biases in percent, a simulated and b measured: MAPE mean |a-b|/b, SMAPE half mean |a-b|/(a+b), "
-        "SMAPE twice that, bias mean a/b-1. ITL and TTFT are the client's, through the profile's frontend if it has one; "
-        "TPOT is the engine's; TTFT is without runs whose client was overloaded."
+        "SMAPE twice that, bias mean a/b-1. ITL and TTFT are the client's, through the profile's frontend if it has "
+        "one; TPOT is the engine's; TTFT is without runs whose client was overloaded."
     )
 
 
