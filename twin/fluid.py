@@ -17,7 +17,8 @@ Two laws. The share comes from one that only grows with adapters and traffic, wh
 large steps, with tiles of tokens as a mean. The step time that is told comes from small and large steps, as often as
 each occurs; it falls where more traffic makes steps large.
 
-Exact where queues are short. Queues for slots may take hours to reach the steady state that carries them.
+Exact where queues are short. With ever longer waits for slots almost any traffic could be carried by one, but queues
+take hours to become as long: so they bound u as well, by a mean wait (``slot_wait_s``).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numba import njit
 
+from loraplan.errors import BadInputError
 from loraplan.oracle import Oracle, Predictions
 from loraplan.problem import GPULoad, Problem
 from loraplan.profiles import EXPAND_TILE, GRAPH_TOKENS, LARGE_STEP_SPLIT, SHRINK_TILE, SMALL_TOKENS, rank_tiles
@@ -47,14 +49,25 @@ def _record(names: str) -> np.dtype[np.void]:
 ADAPTER = _record("rate tokens_in tokens_out kv")
 SERVER = _record(
     "slots kv max_seqs max_tokens base per_request per_kv per_adapter per_adapter_request per_token per_prefill eager"
-    " load large_adapter small_adapter small_tile"
+    " load large_adapter small_adapter small_tile slot_wait"
 )
 STEADY = _record("share step_ms ttft_s kv")
 
 
 @dataclass(frozen=True)
 class FluidParams:
-    """No settings."""
+    """Settings of the fluid oracle.
+
+    Attributes:
+        slot_wait_s: mean seconds for which a request may wait for its adapter's slot.
+    """
+
+    slot_wait_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if not (math.isfinite(self.slot_wait_s) and self.slot_wait_s >= 0):
+            raise BadInputError(f"oracle 'fluid': slot_wait_s must be at least 0 (got {self.slot_wait_s})")
 
 
 class FluidOracle(Oracle):
@@ -66,6 +79,7 @@ class FluidOracle(Oracle):
     def __init__(self, problem: Problem, params: FluidParams) -> None:
         """Prepare for loads of ``problem``."""
         self._problem = problem
+        self._slot_wait_s = params.slot_wait_s
         self._adapters = np.zeros(len(problem.adapters), dtype=ADAPTER)
         self._adapters["rate"] = problem.rates
         self._adapters["tokens_in"] = problem.mean_in
@@ -134,6 +148,7 @@ class FluidOracle(Oracle):
             large - min(large, small),
             small - large,
             tile - shrink,
+            self._slot_wait_s,
         )
 
 
@@ -142,9 +157,10 @@ def _sum_up(adapters, members):  # type: ignore[no-untyped-def]
     """What the adapters ask for, and their requests/s.
 
     That is, each per second of exposure: running requests, KV tokens and prefill tokens; then how many are asked at
-    all (one that nobody asks for loses its slot once and for all: it does not compete), and their shortest mean answer.
+    all (one that nobody asks for loses its slot once and for all: it does not compete), and their shortest and
+    longest mean answer.
     """
-    requests, kv, prefill, asked, shortest, rate = 0.0, 0.0, 0.0, 0, math.inf, 0.0
+    requests, kv, prefill, asked, shortest, longest, rate = 0.0, 0.0, 0.0, 0, math.inf, 0.0, 0.0
     for i in members:
         a = adapters[i]
         if a.rate > 0.0:
@@ -153,8 +169,9 @@ def _sum_up(adapters, members):  # type: ignore[no-untyped-def]
             prefill += a.rate * a.tokens_in
             asked += 1
             shortest = min(shortest, a.tokens_out)
+            longest = max(longest, a.tokens_out)
             rate += a.rate
-    return requests, kv, prefill, rate, asked, shortest
+    return requests, kv, prefill, rate, asked, shortest, longest
 
 
 @njit(cache=True, nogil=True)
@@ -191,6 +208,19 @@ def _slots_full(adapters, members, server, asked):  # type: ignore[no-untyped-de
         a = adapters[i]
         misses += a.rate * math.exp(-a.rate * a.tokens_out * exposure)
     return exposure, misses
+
+
+@njit(cache=True, nogil=True)
+def _longest_wait(server, requests, asked, longest):  # type: ignore[no-untyped-def]
+    """The exposure at which requests wait for a slot for as long as they may.
+
+    A slot is an adapter's until the n requests that came along are answered: for about 1 + ln(n) answers if their
+    lengths are exponential, during which n / (1 + ln(n)) run. Meanwhile the n of its next turn arrive; those who find
+    it without a slot, 1 - slots / adapters of them, wait for half of the time that it has none.
+    """
+    without = 1.0 - server.slots / asked
+    together = max(1.0, 2.0 * server.slot_wait * requests / (asked * longest * without * without))
+    return server.slots / requests * together / (1.0 + math.log(together))
 
 
 @njit(cache=True, nogil=True)
@@ -295,7 +325,7 @@ def _solve_all(adapters, members, ends, starts, servers, states):  # type: ignor
         if not starts[row]:
             continue
         mine, server, state = members[(ends[row - 1] if row > 0 else 0) : ends[row]], servers[row], states[row]
-        requests, kv, prefill, rate, asked, shortest = _sum_up(adapters, mine)
+        requests, kv, prefill, rate, asked, shortest, longest = _sum_up(adapters, mine)
         if requests == 0.0:
             state.share = 1.0
             continue
@@ -303,6 +333,8 @@ def _solve_all(adapters, members, ends, starts, servers, states):  # type: ignor
         sums = requests, kv, prefill, misses, server.slots / shortest
         # A hair less than what meets the first limit, so that it is kept.
         top = min(server.kv / kv, server.max_seqs / requests, server.max_tokens / (requests + prefill))
+        if asked > server.slots:
+            top = min(top, max(full, _longest_wait(server, requests, asked, longest)))
         top *= 1.0 - TOLERANCE
         full = min(full, top)
         share, exposure = _best_share(adapters, mine, server, sums, full, top)

@@ -287,7 +287,8 @@ def test_simulate_names_a_gpu_whose_server_does_not_start(plan: Path) -> None:
         assert "memory error" in next(line for line in shown.stdout.splitlines() if line.startswith("server"))
 
 
-def test_compare_puts_solvers_side_by_side(config: Path) -> None:
+def test_compare_puts_solvers_side_by_side(tmp_path: Path) -> None:
+    config = write_config(tmp_path, {"workload": {"generate": GENERATE, "horizon_s": 900}})
     rows = json_of("compare", config, "--solvers", "greedy,best_fit", "--seeds", "1")
     assert [row["plan"]["solver"]["name"] for row in rows] == ["greedy", "best_fit"]
     assert [row["validation"]["starved_gpus"] for row in rows] == [0, 0]

@@ -11,6 +11,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 from support.scenarios import MAX_RANK, make_profile
 
+from loraplan.errors import BadInputError
 from loraplan.oracle import Predictions
 from loraplan.problem import GPULoad, Problem, ProblemBuilder
 from loraplan.profiles import Profile, load_profile
@@ -151,7 +152,7 @@ class SteadyState:
         return running, kv, prefill, np.minimum(active, self.load.slots)
 
     def keeps_limits(self, exposure: float) -> bool:
-        """Whether such steps are within memory, sequences and token budget."""
+        """Whether such steps are within memory, sequences and token budget, and waits for slots are short enough."""
         profile = self.problem.profile(self.load)
         room = profile.kv_blocks(self.load.slots, self.rank) * profile.kv.block_tokens
         running, kv, prefill, _ = (float(value) for value in self.contents(np.array(exposure)))
@@ -159,7 +160,20 @@ class SteadyState:
             kv <= room
             and running <= profile.limits.max_num_seqs
             and running + prefill <= profile.limits.max_num_batched_tokens
+            and self.slot_wait_s(exposure, running) <= FluidParams().slot_wait_s
         )
+
+    def slot_wait_s(self, exposure: float, running: float) -> float:
+        """How long a request waits for a slot: turns of n requests last 1 + ln(n) answers and come round."""
+        asked = [self.problem.adapters[i] for i in self.load.adapters if self.problem.adapters[i].rate > 0]
+        slots, per_slot = self.load.slots, running / self.load.slots
+        distinct = sum(1 - math.exp(-a.rate * a.lengths.mean_out * exposure) for a in asked)
+        if distinct <= slots or len(asked) <= slots or per_slot <= 1:
+            return 0.0
+        n = float(brentq(lambda n: n / (1 + math.log(n)) - per_slot, 1, 1e9))
+        turn_s = exposure * max(a.lengths.mean_out for a in asked) * (1 + math.log(n))
+        without = 1 - slots / len(asked)  # a share of the time as well as of the adapters
+        return without * without * turn_s * len(asked) / slots / 2
 
     def grid(self) -> Floats:
         """Exposures up to the largest that keeps the limits."""
@@ -340,13 +354,23 @@ def test_it_agrees_with_the_twin_while_slots_are_to_spare(adapters: int, slots: 
     assert fluid.itl_ms[0] == pytest.approx(twin.itl_ms[0], rel=0.10)
 
 
-@pytest.mark.parametrize(("adapters", "slots", "total_rate"), [(64, 16, 10.0), (256, 32, 8.0)])
-def test_adapters_that_wait_for_slots_are_served(adapters: int, slots: int, total_rate: float) -> None:
-    """Requests that wait come along once their adapter has a slot; so few slots still carry the traffic."""
+@pytest.mark.parametrize(("adapters", "slots", "total_rate", "wait_s"), [(64, 16, 10.0, 30), (256, 32, 8.0, 100)])
+def test_adapters_that_wait_for_slots_are_served(adapters: int, slots: int, total_rate: float, wait_s: float) -> None:
+    """Requests that wait come along once their adapter has a slot: few slots carry all who can wait."""
     problem = one_server([total_rate / adapters] * adapters)
     load = GPULoad(0, tuple(range(adapters)), slots)
-    assert predict(problem, load).served_fraction[0] == 1
-    assert TwinOracle(problem, TwinParams(horizon_s=20_000)).predict([load]).served_fraction[0] > 0.97
+    impatient, patient = (FluidOracle(problem, FluidParams(wait)).predict([load]) for wait in (0, wait_s))
+    assert impatient.served_fraction[0] < LIMIT
+    assert patient.served_fraction[0] == 1
+    twin = TwinOracle(problem, TwinParams(horizon_s=20_000)).predict([load])
+    assert twin.served_fraction[0] > 0.97
+    assert twin.ttft_s[0] < wait_s
+
+
+@pytest.mark.parametrize("seconds", [-1.0, math.inf, math.nan])
+def test_a_wait_is_a_number_of_seconds(seconds: float) -> None:
+    with pytest.raises(BadInputError, match="slot_wait_s must be at least 0"):
+        FluidParams(seconds)
 
 
 def test_steps_that_become_large_take_less_time() -> None:
