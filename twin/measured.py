@@ -51,9 +51,9 @@ COLUMNS = (*IDENTITY, "status", "rates", "ranks", *NUMBERS)
 MAX_OUTSTANDING = 27_000
 """Requests that the load generator of these runs could have unanswered: it ran out of ports at about that many."""
 
-EXTRA_REQUESTS = 1
-"""Requests per adapter that this load generator sent besides those that the rates ask for: 1.0 where they were counted.
-"""
+
+MOST_CHANCE = 0.04
+"""How far the requests sent may be off those that the rates ask for by chance, as a share."""
 
 SHAREGPT = {"input_cv": 1.12, "output_cv": 1.07, "correlation": -0.27}
 """Shape of the requests' lengths: coefficients of variation as published; the correlation is what makes a running
@@ -86,6 +86,17 @@ class MeasuredRun:
     def name(self) -> str:
         """How messages name the run."""
         return "/".join(self.key)
+
+    @property
+    def sent(self) -> float:
+        """Tokens that the client asked for / tokens that the rates stand for: its draw of the arrivals.
+
+        A client that could not send all that it wanted to asked for far less: there it is 1, as the client is simulated.
+        """
+        seen = self.seen
+        each = seen["pool_mean_input"] + seen["pool_mean_output"]
+        share = seen["ideal_throughput"] / (float(_dealt(self.rates, self.adapters).sum()) * each)
+        return share if abs(share - 1.0) < MOST_CHANCE else 1.0
 
     @property
     def starved(self) -> bool:
@@ -241,7 +252,7 @@ def replay(run: MeasuredRun, profile: Profile, lengths: Lengths, seed: int) -> S
 
     The client and the profile's frontend, if it has one, are in it.
     """
-    rates = _dealt(run.rates, run.adapters) + EXTRA_REQUESTS / run.seconds
+    rates = _dealt(run.rates, run.adapters) * run.sent
     adapters = tuple(Adapter(f"a{i}", 1, float(rate), lengths) for i, rate in enumerate(rates))
     return Simulation(
         profile=profile,
