@@ -33,7 +33,7 @@ from twin.fidelity import (
 from twin.measured import IDENTITY, MeasuredRun, read_runs
 
 PROFILE = make_profile(
-    step_ms={"per_request": 0.2, "per_adapter": 0.4, "per_slot": 0.02},
+    step_ms={"per_request": 0.2, "per_adapter": 0.4, "per_small_adapter": 0.4, "per_slot_expand": 0.02},
     load_ms={"to_gpu": 5.0},
     kv_tokens=60_000,
     per_slot_rank=10.0,
