@@ -134,7 +134,8 @@ def test_one_dataset_and_a_line_per_run(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_group_held_out_is_replayed_with_a_profile_calibrated_on_the_others(folder: Path, tmp_path: Path) -> None:
-    table = pd.read_csv(folder / "runs.csv")
+    made = [unmeasured(n, n, 16, (rate,), seconds=600.0) for n in (4, 16) for rate in (0.2, 0.5, 1.0, 2.0)]
+    table = pd.DataFrame(measured_by_twin(made, PROFILE))
     odd = table.assign(group="odd", mean_tpot_ms=2 * table["mean_tpot_ms"], mean_itl_ms=2 * table["mean_itl_ms"])
     refused = table.iloc[:1].assign(model="qwen-2.5-7b-instruct", status="oom")
     pd.concat([table, odd, refused]).to_csv(tmp_path / "runs.csv", index=False)
@@ -142,7 +143,7 @@ def test_a_group_held_out_is_replayed_with_a_profile_calibrated_on_the_others(fo
     plain, out = tmp_path / "plain.csv", tmp_path / "held_out.csv"
     json_of(*files, "-o", plain)
     found = json_of(*files, "--held-out", "-o", out)
-    assert found["models"]["toy"]["all"]["tpot"]["n"] == 6
+    assert found["models"]["toy"]["all"]["tpot"]["n"] == 16
     before, after = (pd.read_csv(path).query("status == 'ok'") for path in (plain, out))
     of_odd = before["group"] == "odd"
     # What those runs say twice as long of is what the others are replayed with, and the other way round.

@@ -100,7 +100,11 @@ def test_an_unknown_field_is_named(tmp_path: Path, part: tuple[str, ...]) -> Non
         (("kv", "block_tokens"), 10**30, "kv.block_tokens: Input should be less than or equal to 1000000000"),
         (("kv", "per_slot_rank"), 1e-300, "kv.per_slot_rank: Input should be greater than or equal to "),
         (("step_ms", "base"), 1e300, "step_ms.base: Input should be less than or equal to 10000000000 (got 1e+300)"),
-        (("step_ms", "per_slot_shrink"), 1e11, "step_ms.per_slot_shrink: Input should be less than or equal to 10000000000"),
+        (
+            ("step_ms", "per_slot_shrink"),
+            1e11,
+            "step_ms.per_slot_shrink: Input should be less than or equal to 10000000000",
+        ),
         (("load_ms", "disk"), 1e11, "load_ms.disk: Input should be less than or equal to 10000000000"),
         (("step_ms", "base"), float("inf"), "step_ms.base: Input should be a finite number"),
     ],

@@ -48,7 +48,12 @@ def unmeasured(
 
 def made_lengths() -> Lengths:
     """The lengths that made runs are asked with: those that a replay takes of runs of these means."""
-    means = {"pool_mean_input": MEAN_IN, "pool_mean_output": MEAN_OUT, "completed": 1.0, "total_output_tokens": MEAN_OUT}
+    means = {
+        "pool_mean_input": MEAN_IN,
+        "pool_mean_output": MEAN_OUT,
+        "completed": 1.0,
+        "total_output_tokens": MEAN_OUT,
+    }
     run = unmeasured(1, 1, 8, (1.0,))
     return lengths_of([replace(run, seen=run.seen | means)])
 

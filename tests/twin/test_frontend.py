@@ -89,9 +89,7 @@ class Watched(reference_scheduler._Scheduler):
     seen: set[tuple[frozenset[int], frozenset[int]]]
 
     def schedule(self) -> Any:
-        self.seen.add(
-            (frozenset(one.adapter for one in self.running), frozenset(one.adapter for one in self.waiting))
-        )
+        self.seen.add((frozenset(one.adapter for one in self.running), frozenset(one.adapter for one in self.waiting)))
         return super().schedule()
 
 

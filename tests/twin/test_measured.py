@@ -10,7 +10,16 @@ from support.measured_runs import unmeasured
 from support.scenarios import make_profile
 
 from loraplan.workload import Lengths, RateWorkload
-from twin.measured import EXTRA_REQUESTS, LONGEST, LONGEST_INPUT, MAX_OUTSTANDING, SHAREGPT, SHORTEST, lengths_of, replay
+from twin.measured import (
+    EXTRA_REQUESTS,
+    LONGEST,
+    LONGEST_INPUT,
+    MAX_OUTSTANDING,
+    SHAREGPT,
+    SHORTEST,
+    lengths_of,
+    replay,
+)
 
 MEANS = (222.7, 196.5)
 """Tokens in and out of ShareGPT as the runs asked them."""
