@@ -44,6 +44,9 @@ TERMS: dict[str, Callable[[Mapping[str, float]], float]] = {
 }
 """What each term of the step law multiplies, given the mean contents of a step."""
 
+LEAST_BASE_MS = 1e-3
+"""A step takes time: few runs may not tell the base from the rest, and put it at 0."""
+
 PASSES = 8
 TURN_LIMIT = math.log(4.0)
 USUAL_SLOPE = 1.5
@@ -53,6 +56,8 @@ SURE = 1.25
 ROBUST_AT = 0.05
 """Relative residual from which a run counts less."""
 REWEIGHTINGS = 12
+HARDLY_ANY = 0.05
+"""Mean contents of a step up to which a term is not fitted: noise would make its constant huge, and queues of it."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ class StepFit:
         Times of loads from disk stay as they are: the runs have none.
         """
         law = {name: value for name, value in self.values.items() if name != LOADS}
+        law["base"] = max(law["base"], LEAST_BASE_MS)
         factor, times = self.values[LOADS], profile.load_ms
         slots = {"to_gpu": factor * times.to_gpu, "smaller_rank": factor * times.smaller_rank}
         return profile.model_copy(update={"step_ms": StepLaw(**law), "load_ms": times.model_copy(update=slots)})
@@ -181,7 +187,8 @@ class _Turn:
 
 def predict(contents: Mapping[str, float], law: Profile, isolated: Profile) -> float:
     """Milliseconds of a step of these contents by the law of a profile."""
-    values = law.step_ms.model_dump() | {LOADS: law.load_ms.to_gpu / isolated.load_ms.to_gpu}
+    once = isolated.load_ms.to_gpu
+    values = law.step_ms.model_dump() | {LOADS: law.load_ms.to_gpu / once if once > 0 else 0.0}
     return float(sum(value * TERMS[name](contents) for name, value in values.items()))
 
 
@@ -252,6 +259,7 @@ def solve(observed: Sequence[Observed], given: Mapping[str, float]) -> StepFit:
     equations = [*tokens, *steps]
     free = [name for name in TERMS if name not in given]
     rows = np.array([[TERMS[name](equation.contents) for name in free] for equation in equations])
+    rows[:, rows.max(axis=0) < HARDLY_ANY] = 0.0
     target = np.array([equation.milliseconds for equation in equations])
     known = np.array([sum(given[name] * TERMS[name](e.contents) for name in given) for e in equations])
     rows, wanted = rows / target[:, None], (target - known) / target

@@ -139,9 +139,12 @@ def _held_out(
     """For every group of ``runs`` the profile calibrated on the runs of its model in all other groups."""
     found = {}
     for model, like in profiles.items():
+        groups = sorted({run.group for run in runs if run.model == model and run.ok})
+        if not groups:  # no run to replay
+            continue
         with terminal.progress(f"calibrating {model}") as advance:
             evidence = gather(source, model, like, on_progress=advance)
-        for group in sorted({run.group for run in runs if run.model == model and run.ok}):
+        for group in groups:
             found[model, group], _, _ = evidence.fit(but=group)
     return found
 

@@ -58,7 +58,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_json(folder: Path) -> None:
     found = json_of("--runs", folder / "runs.csv", "--profile", f"toy={folder / 'toy.yaml'}")
-    assert set(found) == {"models", "speed"}
+    assert set(found) == {"models", "speed", "apart", "without_apart"}
+    assert (found["apart"], found["without_apart"]) == ([], None)
     assert set(found["speed"]) == {
         "seconds_per_simulated_hour_mean",
         "seconds_per_simulated_hour_median",
@@ -130,6 +131,60 @@ def test_one_dataset_and_a_line_per_run(folder: Path, tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(
         whole.loc[whole["dataset"] == "other", columns].reset_index(drop=True), table[columns]
     )
+
+
+def test_a_group_held_out_is_replayed_with_a_profile_calibrated_on_the_others(folder: Path, tmp_path: Path) -> None:
+    made = [unmeasured(n, n, 16, (rate,), seconds=600.0) for n in (4, 16) for rate in (0.2, 0.5, 1.0, 2.0)]
+    table = pd.DataFrame(measured_by_twin(made, PROFILE))
+    odd = table.assign(group="odd", mean_tpot_ms=2 * table["mean_tpot_ms"], mean_itl_ms=2 * table["mean_itl_ms"])
+    refused = table.iloc[:1].assign(model="qwen-2.5-7b-instruct", status="oom")
+    pd.concat([table, odd, refused]).to_csv(tmp_path / "runs.csv", index=False)
+    files = ("--runs", tmp_path / "runs.csv", "--profile", f"toy={folder / 'toy.yaml'}")
+    plain, out = tmp_path / "plain.csv", tmp_path / "held_out.csv"
+    json_of(*files, "-o", plain)
+    found = json_of(*files, "--held-out", "-o", out)
+    assert found["models"]["toy"]["all"]["tpot"]["n"] == 16
+    before, after = (pd.read_csv(path).query("status == 'ok'") for path in (plain, out))
+    of_odd = before["group"] == "odd"
+    # What those runs say twice as long of is what the others are replayed with, and the other way round.
+    ratio = after["simulated_tpot"] / before["simulated_tpot"]
+    assert (ratio[~of_odd] > 1.5).all()
+    assert ratio[of_odd].to_numpy() == pytest.approx(1.0, rel=0.15)
+
+
+def test_a_held_out_group_that_is_all_there_is(folder: Path, tmp_path: Path) -> None:
+    pd.read_csv(folder / "runs.csv").assign(dataset="made").to_csv(tmp_path / "runs.csv", index=False)
+    profile = f"toy={folder / 'toy.yaml'}"
+    said = refusal("--runs", tmp_path / "runs.csv", "--profile", profile, "--held-out")
+    assert said == "measured runs: all are of group 'made/up': none is left to fit to"
+
+
+def test_runs_set_apart(folder: Path, tmp_path: Path) -> None:
+    names = tmp_path / "apart.txt"
+    first = "/".join(pd.read_csv(folder / "runs.csv").loc[0, ["dataset", "model", "group", "run_id"]])
+    names.write_text(f"# these are odd\n\n  {first}\n")
+    files = ("--runs", folder / "runs.csv", "--profile", f"toy={folder / 'toy.yaml'}", "--apart", names)
+    found = json_of(*files)
+    assert found["apart"] == [first]
+    assert found["models"]["toy"]["all"]["itl"]["n"] == 3
+    assert found["without_apart"]["toy"]["all"]["itl"]["n"] == 2
+    tables = run(*files)
+    assert tables.exit_code == 0, tables.stderr
+    assert "Without the 1 runs set apart" in tables.stdout
+    names.write_text("# none\n")
+    assert json_of(*files)["without_apart"] is None
+
+
+def test_wrong_names_set_apart(folder: Path, tmp_path: Path) -> None:
+    files = ("--runs", folder / "runs.csv", "--profile", f"toy={folder / 'toy.yaml'}")
+    names = tmp_path / "apart.txt"
+    assert refusal(*files, "--apart", names) == f"--apart {names}: No such file or directory"
+    assert "Is a directory" in refusal(*files, "--apart", tmp_path)
+    names.write_bytes(b"\xff\xfe")
+    assert "can't decode" in refusal(*files, "--apart", names)
+    names.write_text("made/toy/up/8_8_16_0.3\n")
+    said = refusal(*files, "--apart", names)
+    assert "no run 'made/toy/up/8_8_16_0.3'; did you mean 'made/toy/up/8_8_16_0.2'?" in said
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -24,8 +24,9 @@ def field_places(model: type[BaseModel], above: tuple[str, ...] = ()) -> list[tu
     places = []
     for name, field in model.model_fields.items():
         places.append(((*above, name), field.is_required()))
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            places += field_places(field.annotation, (*above, name))
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                places += field_places(kind, (*above, name))
     return places
 
 
@@ -78,7 +79,7 @@ def test_a_wrong_field_is_named(tmp_path: Path, place: tuple[str, ...]) -> None:
     assert wrong_profile(tmp_path, data).startswith(f"{'.'.join(place)}: ")
 
 
-@pytest.mark.parametrize("part", [(), ("kv",), ("step_ms",), ("load_ms",), ("limits",)], ids=".".join)
+@pytest.mark.parametrize("part", [(), ("kv",), ("step_ms",), ("load_ms",), ("frontend",), ("limits",)], ids=".".join)
 def test_an_unknown_field_is_named(tmp_path: Path, part: tuple[str, ...]) -> None:
     data = copy.deepcopy(DATA)
     parent(data, (*part, "x"))["nonsense"] = 1
@@ -99,7 +100,11 @@ def test_an_unknown_field_is_named(tmp_path: Path, part: tuple[str, ...]) -> Non
         (("kv", "block_tokens"), 10**30, "kv.block_tokens: Input should be less than or equal to 1000000000"),
         (("kv", "per_slot_rank"), 1e-300, "kv.per_slot_rank: Input should be greater than or equal to "),
         (("step_ms", "base"), 1e300, "step_ms.base: Input should be less than or equal to 10000000000 (got 1e+300)"),
-        (("step_ms", "per_slot"), 1e11, "step_ms.per_slot: Input should be less than or equal to 10000000000"),
+        (
+            ("step_ms", "per_slot_shrink"),
+            1e11,
+            "step_ms.per_slot_shrink: Input should be less than or equal to 10000000000",
+        ),
         (("load_ms", "disk"), 1e11, "load_ms.disk: Input should be less than or equal to 10000000000"),
         (("step_ms", "base"), float("inf"), "step_ms.base: Input should be a finite number"),
     ],

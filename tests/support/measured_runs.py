@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +11,29 @@ import numpy as np
 import pandas as pd
 
 from loraplan.profiles import Profile
-from loraplan.sources import skewed_lengths
-from twin.measured import NUMBERS, MeasuredRun, replay
-from twin.metrics import measure
+from loraplan.workload import Lengths
+from twin.measured import NUMBERS, MeasuredRun, lengths_of, replay
+from twin.metrics import client_side, measure
 from twin.step_fit import time_per_token_ms
 
 MEAN_IN, MEAN_OUT = 120.0, 80.0
 
 
 def unmeasured(
-    adapters: int, slots: int, max_rank: int, rates: Sequence[float], model: str = "toy", seconds: float = 600.0
+    adapters: int,
+    slots: int,
+    max_rank: int,
+    rates: Sequence[float],
+    model: str = "toy",
+    seconds: float = 600.0,
+    group: str = "up",
 ) -> MeasuredRun:
     """A run of which nothing was seen yet."""
     name = f"{adapters}_{slots}_{max_rank}_{'-'.join(map(str, rates))}"
     return MeasuredRun(
-        key=("made", model, "up", name),
+        key=("made", model, group, name),
         model=model,
-        group="made/up",
+        group=f"made/{group}",
         ok=True,
         out_of_memory=False,
         slots=slots,
@@ -39,13 +46,25 @@ def unmeasured(
     )
 
 
+def made_lengths() -> Lengths:
+    """The lengths that made runs are asked with: those that a replay takes of runs of these means."""
+    means = {
+        "pool_mean_input": MEAN_IN,
+        "pool_mean_output": MEAN_OUT,
+        "completed": 1.0,
+        "total_output_tokens": MEAN_OUT,
+    }
+    run = unmeasured(1, 1, 8, (1.0,))
+    return lengths_of([replace(run, seen=run.seen | means)])
+
+
 def measured_by_twin(runs: Iterable[MeasuredRun], profile: Profile, seed: int = 7) -> list[dict[str, Any]]:
     """Rows of a CSV of measured runs, as a server of ``profile`` would have given them."""
-    lengths = skewed_lengths(MEAN_IN, MEAN_OUT, input_cv=1.12, output_cv=1.07, correlation=-0.255)
+    lengths = made_lengths()
     rows = []
     for run in runs:
         seen = replay(run, profile, lengths, seed).run()
-        figures = measure(seen, run.adapters)
+        figures, client = measure(seen, run.adapters), client_side(seen, profile.frontend)
         done = np.isfinite(seen.finish_s)
         dataset, model, group, run_id = run.key
         rows.append(
@@ -69,9 +88,9 @@ def measured_by_twin(runs: Iterable[MeasuredRun], profile: Profile, seed: int = 
                 "total_throughput": figures.throughput_tok_s,
                 "ideal_throughput": figures.offered_tok_s,
                 "starved": int(figures.served_fraction < 0.9),
-                "mean_ttft_ms": 1e3 * figures.ttft_s.mean,
+                "mean_ttft_ms": 1e3 * client.ttft_s,
                 "mean_tpot_ms": time_per_token_ms(seen),
-                "mean_itl_ms": figures.itl_ms.mean,
+                "mean_itl_ms": client.itl_ms,
                 "tw_mean_num_running": figures.running,
                 "max_num_waiting": figures.max_waiting,
                 "client_overloaded": 0,

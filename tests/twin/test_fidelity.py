@@ -17,7 +17,7 @@ from support.measured_runs import measured_by_twin, unmeasured, write_runs
 from support.scenarios import make_profile
 
 from loraplan.errors import BadInputError
-from loraplan.profiles import load_profile
+from loraplan.profiles import Frontend, load_profile
 from twin.agreement import errors, labels
 from twin.fidelity import (
     FIGURES,
@@ -25,6 +25,7 @@ from twin.fidelity import (
     Compared,
     Fidelity,
     compare,
+    lengths_by_model,
     of_dataset,
     per_run_csv,
     read_reference,
@@ -33,7 +34,7 @@ from twin.fidelity import (
 from twin.measured import IDENTITY, MeasuredRun, read_runs
 
 PROFILE = make_profile(
-    step_ms={"per_request": 0.2, "per_adapter": 0.4, "per_slot": 0.02},
+    step_ms={"per_request": 0.2, "per_adapter": 0.4, "per_small_adapter": 0.4, "per_slot_expand": 0.02},
     load_ms={"to_gpu": 5.0},
     kv_tokens=60_000,
     per_slot_rank=10.0,
@@ -226,6 +227,39 @@ def test_progress_counts_every_replay(runs: list[MeasuredRun]) -> None:
     seen: list[tuple[int, int]] = []
     compare(runs[:2], {"toy": PROFILE}, seeds=2, on_progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_groups_held_out_have_profiles_of_their_own(runs: list[MeasuredRun]) -> None:
+    slow = PROFILE.model_copy(update={"step_ms": PROFILE.step_ms.model_copy(update={"base": 20.0})})
+    other = replace(runs[1], group="made/other")
+    profiles = {("toy", "made/other"): slow, ("another", "made/up"): slow}
+    first, held_out = compare([runs[0], other], {"toy": PROFILE}, lengths_by_model(runs), held_out=profiles)
+    [plain] = compare(runs[:1], {"toy": PROFILE}, lengths_by_model(runs))
+    [of_slow] = compare([other], {"toy": slow}, lengths_by_model(runs))
+    assert first.simulated == plain.simulated
+    assert held_out.simulated == of_slow.simulated
+
+
+def test_runs_set_apart_count_in_one_of_two_scores(compared: list[Compared]) -> None:
+    apart = [compared[0].run.name, compared[9].run.name]
+    found = score(compared, apart)
+    assert found.apart == tuple(apart)
+    assert found.models == score(compared).models
+    assert found.without_apart is not None
+    assert found.without_apart == score([one for one in compared if one.run.name not in apart]).models
+    assert found.without_apart["toy"].all["throughput"].n == 8
+    assert found.without_apart["toy"].oom.n == 9
+    none = score(compared, ["made/toy/up/of another data set"])
+    assert (none.apart, none.without_apart) == ((), None)
+
+
+def test_figures_of_clients_behind_a_frontend(runs: list[MeasuredRun]) -> None:
+    way = Frontend(scrape_s=5.0, per_series=0.0, per_name=0.0, ttft=50.0, ttft_per_request=0.0)
+    [plain] = compare(runs[:1], {"toy": PROFILE})
+    [behind] = compare(runs[:1], {"toy": PROFILE.model_copy(update={"frontend": way})})
+    assert behind.simulated["ttft"] == pytest.approx(plain.simulated["ttft"] + 50.0)
+    for name in ("throughput", "itl", "tpot"):
+        assert behind.simulated[name] == pytest.approx(plain.simulated[name])
 
 
 def test_nothing_to_replay(runs: list[MeasuredRun]) -> None:

@@ -354,7 +354,7 @@ def test_it_agrees_with_the_twin_while_slots_are_to_spare(adapters: int, slots: 
     assert fluid.itl_ms[0] == pytest.approx(twin.itl_ms[0], rel=0.10)
 
 
-@pytest.mark.parametrize(("adapters", "slots", "total_rate", "wait_s"), [(64, 16, 10.0, 30), (256, 32, 8.0, 100)])
+@pytest.mark.parametrize(("adapters", "slots", "total_rate", "wait_s"), [(64, 16, 10.0, 30), (256, 32, 10.0, 100)])
 def test_adapters_that_wait_for_slots_are_served(adapters: int, slots: int, total_rate: float, wait_s: float) -> None:
     """Requests that wait come along once their adapter has a slot: few slots carry all who can wait."""
     problem = one_server([total_rate / adapters] * adapters)

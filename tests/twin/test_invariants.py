@@ -230,3 +230,52 @@ def test_nothing_is_lost_in_many_more(regime: str, rules: str) -> None:
         except AssertionError as error:
             error.add_note(f"random_scenario({regime!r}, {rules!r}, {seed})")
             raise
+
+
+# ---- a client that sends no more than so many at a time ----
+
+
+def capped(scenario: Scenario, most: int) -> Run:
+    """The run with time enough for all that the client sends, its steps recorded."""
+
+    def simulator(*args: Any, **kwargs: Any) -> Run:
+        return simulate(*args, **kwargs, max_outstanding=most, recording=Recording(steps_s=(0.0, 1e6)))
+
+    with patch.object(server, "MOST_STEPS", 10**6), patch.object(recording, "MOST_STEPS", 10**6):
+        run: Run = replace(scenario, horizon_s=1e6).run_by(simulator)
+    return run
+
+
+@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize("most", [1, 3, 20])
+def test_a_client_with_its_hands_full_sends_nothing(most: int, rules: str) -> None:
+    lost = 0
+    for regime in REGIMES:
+        scenario = random_scenario(regime, rules, 3)
+        served = scenario.requests.tokens_in < scenario.longest
+        scenario = scenario.with_requests(scenario.requests.select(served))
+        run = capped(scenario, most)
+        assert run.steps_log is not None
+        unanswered = (run.steps_log["running"] + run.steps_log["waiting"]).to_numpy()
+        assert unanswered.max(initial=0) <= most
+        sent = np.isfinite(run.finish_s)
+        assert run.lost == np.count_nonzero(~sent)
+        lost += run.lost
+        # Nobody is lost but those who find so many: that the engine has when it looks at who has arrived.
+        if "async" not in rules:
+            looks = np.searchsorted(run.steps_log["start_s"].to_numpy(), scenario.requests.arrival_s[~sent])
+            assert (unanswered[looks] == most).all()
+        # The others are served as if the lost had never been.
+        alone = capped(scenario.with_requests(scenario.requests.select(sent)), len(sent) + 1)
+        assert alone.lost == 0
+        for name in ("first_token_s", "finish_s", "preempted"):
+            np.testing.assert_array_equal(getattr(run, name)[sent], getattr(alone, name), err_msg=name)
+        np.testing.assert_allclose(run.features, alone.features, rtol=1e-9)
+    assert lost > 0
+
+
+def test_a_limit_that_is_never_reached_changes_nothing() -> None:
+    scenario = random_scenario("mixed", "vllm-0.8.5", 3)
+    run, free = capped(scenario, len(scenario.requests) + 5), capped(scenario, len(scenario.requests))
+    assert run.finish_s.tobytes() == free.finish_s.tobytes()
+    assert run.lost == free.lost == 0
