@@ -91,7 +91,7 @@ class MeasuredRun:
     def sent(self) -> float:
         """Tokens that the client asked for / tokens that the rates stand for: its draw of the arrivals.
 
-        A client that could not send all that it wanted to asked for far less: there it is 1, as the twin has that client.
+        A client that could not send all that it wanted to asked for far less: there it is 1; the twin has such a client.
         """
         seen = self.seen
         each = seen["pool_mean_input"] + seen["pool_mean_output"]
