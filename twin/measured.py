@@ -91,11 +91,13 @@ class MeasuredRun:
     def sent(self) -> float:
         """Tokens that the client asked for / tokens that the rates stand for: its draw of the arrivals.
 
-        A client that could not send all that it wanted to asked for far less: there it is 1; the twin has such a client.
+        A client that could not send all that it wanted to asked for far less: there it is 1, and the twin's client too
+        has too few ports.
         """
         seen = self.seen
         each = seen["pool_mean_input"] + seen["pool_mean_output"]
-        share = seen["ideal_throughput"] / (float(_dealt(self.rates, self.adapters).sum()) * each)
+        wanted = float(_dealt(self.rates, self.adapters).sum()) * each
+        share = seen["ideal_throughput"] / wanted if wanted > 0 else math.nan
         return share if abs(share - 1.0) < MOST_CHANCE else 1.0
 
     @property

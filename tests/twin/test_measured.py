@@ -11,9 +11,9 @@ from support.scenarios import make_profile
 
 from loraplan.workload import Lengths, RateWorkload
 from twin.measured import (
-    EXTRA_REQUESTS,
     LONGEST,
     LONGEST_INPUT,
+    LONGEST_OUTPUT,
     MAX_OUTSTANDING,
     SHAREGPT,
     SHORTEST,
@@ -43,6 +43,7 @@ def test_lengths_are_within_the_published_bounds(means: tuple[float, float]) -> 
     assert drawn.tokens_in.min() >= SHORTEST
     assert drawn.tokens_in.max() <= LONGEST_INPUT
     assert drawn.tokens_out.min() >= SHORTEST
+    assert drawn.tokens_out.max() <= LONGEST_OUTPUT
     assert (drawn.tokens_in + drawn.tokens_out).max() <= LONGEST
 
 
@@ -60,12 +61,20 @@ def test_answers_that_end_early_are_shorter() -> None:
     assert lengths(*MEANS, cut=0.9).mean_in == pytest.approx(MEANS[0], rel=0.01)
 
 
-def test_a_replay_has_the_rates_and_ranks_of_the_run_dealt_and_its_client() -> None:
+@pytest.mark.parametrize(
+    ("sent", "replayed"),
+    [(1.01, 1.01), (0.97, 0.97), (0.8, 1.0)],
+    ids=["more by chance", "fewer by chance", "fewer than it wanted to"],
+)
+def test_a_replay_has_the_load_that_was_sent_and_the_ranks_of_the_run_dealt_and_its_client(
+    sent: float, replayed: float
+) -> None:
     run = replace(unmeasured(3, 2, 16, (2.0, 1.0), seconds=100.0), ranks=(8, 32))
-    simulation = replay(run, make_profile(), lengths(*MEANS), seed=0)
+    asked = {"pool_mean_input": 200.0, "pool_mean_output": 100.0, "ideal_throughput": sent * (2.0 + 1.0 + 2.0) * 300.0}
+    simulation = replay(replace(run, seen=run.seen | asked), make_profile(), lengths(*MEANS), seed=0)
     assert isinstance(simulation.workload, RateWorkload)
     rates = [adapter.rate for adapter in simulation.workload.adapters]
-    assert rates == pytest.approx([each + EXTRA_REQUESTS / 100.0 for each in (2.0, 1.0, 2.0)])
+    assert rates == pytest.approx([replayed * each for each in (2.0, 1.0, 2.0)])
     assert simulation.ranks.tolist() == [8, 16, 8]  # no adapter is above the rank that the server was started with
     assert (simulation.slots, simulation.max_rank, simulation.horizon_s) == (2, 16, 100.0)
     assert simulation.max_outstanding == MAX_OUTSTANDING
