@@ -6,7 +6,7 @@ step. The rest of the step law is fitted to hours of real load (twin/step_fit.py
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from scipy.optimize import nnls
 from loraplan.errors import BadInputError, did_you_mean
 from loraplan.profiles import GRAPH_TOKENS, KVLaw, LoadTimes, Profile, StepLaw
 from loraplan.workload import Floats
-from twin.frontend_fit import FrontendFit, Views, fit_frontend, look
+from twin.frontend_fit import FrontendFit, Views, fit_frontend, look, standard_errors
 from twin.measured import COLUMNS, MeasuredRun, lengths_of, read_csv, read_runs
 from twin.step_fit import LOADS, TERMS, Observed, StepFit, observe, solve
 
@@ -175,11 +175,12 @@ def calibrate(
     """
     evidence = gather(source, model, like, seed, on_progress)
     profile, steps, way = evidence.fit()
+    frontend = _frontend_constants(evidence, way)
     return Calibration(
         profile=profile,
-        constants=(*evidence.constants, *_step_constants(evidence, steps), *_frontend_constants(evidence, way)),
+        constants=(*evidence.constants, *_step_constants(evidence, steps), *frontend),
         regimes=_regimes([one.run for one in evidence.observed], steps),
-        unidentified=_unidentified(steps, evidence.given),
+        unidentified=(*_unidentified(steps, evidence.given), *_weak(frontend)),
         outliers=_outliers(steps),
     )
 
@@ -202,8 +203,9 @@ def _frontend_constants(evidence: Evidence, fit: FrontendFit | None) -> list[Con
     frontend = fit.frontend if fit else evidence.start.frontend
     if frontend is None:
         return []
+    errors = standard_errors(evidence.views, frontend.scrape_s) if fit and evidence.views else {}
     return [
-        Constant(f"frontend.{name}", value, float("nan"), evidence.source if fit and name != "scrape_s" else KEPT)
+        Constant(f"frontend.{name}", value, errors.get(name, float("nan")), evidence.source if name in errors else KEPT)
         for name, value in frontend.model_dump().items()
     ]
 
@@ -363,6 +365,12 @@ def _unidentified(fit: StepFit, given: Mapping[str, float]) -> tuple[str, ...]:
         elif error > WEAK_AT * value:
             found.append(f"step_ms.{name}: standard error {error:.2g} of {value:.2g}")
     return tuple(found)
+
+
+def _weak(constants: Sequence[Constant]) -> Iterator[str]:
+    for constant in constants:
+        if constant.error > WEAK_AT * constant.value:
+            yield f"{constant.name}: standard error {constant.error:.2g} of {constant.value:.2g}"
 
 
 def _outliers(fit: StepFit) -> tuple[tuple[str, float], ...]:

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import nnls
 
+from loraplan.errors import BadInputError
 from loraplan.profiles import Frontend
 from loraplan.workload import Floats, Lengths
 from twin.batch import Simulation, spread
@@ -30,6 +32,9 @@ QUEUE_FREE_MS = 500.0
 """Mean time to a first token up to which a run tells of the frontend: in longer ones queues drown it."""
 ROBUST_AT = 0.1
 REWEIGHTINGS = 8
+FEWEST = 4
+"""Runs without a queue below which no frontend is fitted."""
+RESAMPLES = 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,9 +98,22 @@ def look(
 
 def fit_frontend(views: Views, scrape_s: float, group: str | None = None) -> FrontendFit | None:
     """The frontend that fits best to the runs, but for those of ``group``; None if there are too few to tell."""
-    kept = np.array([run.group != group for run in views.runs], dtype=np.bool_)
-    if kept.sum() < 4:
-        return None
+    kept = np.flatnonzero([run.group != group for run in views.runs])
+    return None if kept.size < FEWEST else _best(views, scrape_s, kept)
+
+
+def standard_errors(views: Views, scrape_s: float) -> dict[str, float]:
+    """The standard error of each constant of the frontend: its spread over resamples of the runs (bootstrap)."""
+    rng, n = np.random.default_rng(0), len(views.runs)
+    if n < FEWEST:
+        return {}
+    fits = [_best(views, scrape_s, rng.integers(n, size=n)).frontend for _ in range(RESAMPLES)]
+    names = ("per_series", "per_name", "ttft", "ttft_per_request")
+    return {name: float(np.std([getattr(fit, name) for fit in fits], ddof=1)) for name in names}
+
+
+def _best(views: Views, scrape_s: float, kept: NDArray[np.intp]) -> FrontendFit:
+    """The frontend that fits best to the runs of these indices."""
     ttft = np.array([run.seen["mean_ttft_ms"] for run in views.runs])[kept]
     ratio = np.array([run.seen["mean_itl_ms"] / run.seen["mean_tpot_ms"] for run in views.runs])[kept]
     best, least = None, math.inf
@@ -106,6 +124,8 @@ def fit_frontend(views: Views, scrape_s: float, group: str | None = None) -> Fro
         if cost < least:
             frontend = _frontend(scrape_s, per_series, per_name, *way)
             best, least = FrontendFit(frontend, float(np.abs(off).mean()), float(np.abs(left).mean())), cost
+    if best is None:
+        raise BadInputError("measured runs: those without a queue have no usable TTFT or ITL")
     return best
 
 

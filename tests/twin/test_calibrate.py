@@ -16,7 +16,7 @@ from support.scenarios import make_profile
 from loraplan.errors import BadInputError
 from loraplan.profiles import Frontend, LoadTimes, Profile, load_profile
 from twin.calibrate import KV_FILE, LOADS_FILE, STEPS_FILE, Calibration, Evidence, calibrate, gather
-from twin.frontend_fit import fit_frontend
+from twin.frontend_fit import fit_frontend, standard_errors
 from twin.measured import delivered, lengths_of, read_runs
 
 LAW = {
@@ -156,6 +156,15 @@ def test_the_frontend_that_the_runs_were_seen_through_comes_back(seen_through_a_
     assert found.scrape_s == FRONTEND.scrape_s
     assert fit.ratio_error < 0.01
     assert fit.ttft_error < 0.03
+
+
+def test_constants_of_the_frontend_have_standard_errors(seen_through_a_frontend: Evidence) -> None:
+    views = seen_through_a_frontend.views
+    assert views is not None
+    errors = standard_errors(views, FRONTEND.scrape_s)
+    assert set(errors) == {"per_series", "per_name", "ttft", "ttft_per_request"}
+    assert 1.0 < errors["ttft"] < 50.0  # half of the runs say 10 ms, half say 110
+    assert errors == standard_errors(views, FRONTEND.scrape_s)
 
 
 def test_what_hardly_happened_is_not_fitted(seen_through_a_frontend: Evidence) -> None:
