@@ -100,13 +100,12 @@ class Evidence:
     observed: Sequence[Observed]
     views: Views | None
 
-    @property
-    def groups(self) -> list[str]:
-        """The groups that the runs come in."""
-        return sorted({one.run.group for one in self.observed})
-
     def fit(self, but: str | None = None) -> tuple[Profile, StepFit, FrontendFit | None]:
-        """The profile fitted to all runs but those of one group, the step law, the frontend."""
+        """The profile fitted to all runs but those of one group, the step law, the frontend (None if not fitted).
+
+        Raises:
+            BadInputError: no run is left.
+        """
         kept = [one for one in self.observed if one.run.group != but]
         if not kept:
             raise BadInputError(f"measured runs: all are of group {but!r}: none is left to fit to")

@@ -36,6 +36,7 @@ from twin.state import (
     CHANGED,
     CPU,
     DISK,
+    FEATURES,
     GPU,
     ITL_BIN_START,
     ITL_BIN_WIDTH,
@@ -50,6 +51,8 @@ from twin.state import (
     TOKENS,
     WAITING,
 )
+
+PREFILL_TOKENS, ALL_TOKENS = FEATURES.index("prefill_tokens"), FEATURES.index("tokens")
 
 
 def compiled(function: Any) -> Any:
@@ -569,8 +572,8 @@ def _mark(s, setup, until, steps, running, waiting, kv, active, busy):  # type: 
         row[3] = g.adapter_s - ahead * active
         row[4] = g.busy_s - ahead * busy
         row[5] = steps
-        row[6] = s.features[0, 5]
-        row[7] = s.features[0, 12]
+        row[6] = s.features[0, PREFILL_TOKENS]
+        row[7] = s.features[0, ALL_TOKENS]
         row[8] = g.from_cpu + g.from_disk
         g.marked += 1
         g.mark = (g.marked + 1) * setup.series_s

@@ -72,6 +72,10 @@ class Run:
         itl_counts: shape (ITL_BINS,), inter-token gaps of all requests by logarithmic bins.
         features: shape (2, FEATURES), what the step law is linear in, summed over the steps, and over the tokens
             that decoding requests got.
+        merged_gaps: gaps between tokens that clients do not see, as the frontend handed several tokens on at once.
+        first_token_delay_s: seconds that first tokens waited in the frontend's pauses, all together.
+        label_count, label_names: different labels of the frontend's metrics (sets of adapters that run, and that
+            wait), and adapters named in them; counted only with a frontend, and up to MOST_LABELS / 2.
         series: time series with columns recording.SERIES_COLUMNS, if one was asked for.
         steps_log: steps with columns state.STEP_LOG, if they were asked for.
     """
