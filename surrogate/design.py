@@ -3,7 +3,7 @@
 A workload is a server with a set of adapters; its rows are loads on it, each with slots of its own, simulated for an
 hour. Two kinds: **published**, the loads of arXiv 2602.24044 as they are (triples of rates, sizes from a list), on the
 shipped profiles; and **boundary**, any adapters on shipped and random profiles, with the traffic (their rates or their
-number) turned to where the server just starves: first by the fluid model, then by what the twin said of the rows before.
+number) turned to where the server just starves: first by the fluid model, then by what the twin said of rows before.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from pydantic import Field
 
 from loraplan.arrivals import Gamma
 from loraplan.config.part import Count, Part, Seed
-from loraplan.errors import BadInputError
 from loraplan.files import sha256
 from loraplan.problem import Fleet, GPULoad, GPUType, Problem
 from loraplan.profiles import PROFILES, Positive, Profile, load_profile
@@ -97,9 +96,9 @@ SCHEMA = pa.schema(
     ]
 )
 """Columns of a row: which load (``profile`` as JSON, ``base`` the named profile that it is or varies; rates in
-requests/s, ranks and laws of lengths of the adapters in order; each law's means of tokens in, tokens out, KV tokens held
-and squared tokens out), and what the twin made of it (as ``twin.metrics.Metrics``; ``offered_tok_s`` is what the rates
-stand for, ``arrived_tok_s`` what was drawn)."""
+requests/s, ranks and laws of lengths of the adapters in order; each law's means of tokens in, tokens out, KV tokens
+held and squared tokens out), and what the twin made of it (as ``twin.metrics.Metrics``; ``offered_tok_s`` is what the
+rates stand for, ``arrived_tok_s`` what was drawn)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -100,7 +100,8 @@ def random_rates(rng: np.random.Generator, count: int) -> Floats:
     else:
         rates = np.ones(count)
     # A request in 28 hours: below, an hour cannot tell it from an adapter that nobody asks for.
-    return np.maximum(rates * np.exp(rng.uniform(np.log(0.003), np.log(0.5))) / rates.mean(), 1e-5)
+    scaled: Floats = rates * np.exp(rng.uniform(np.log(0.003), np.log(0.5))) / rates.mean()
+    return np.maximum(scaled, 1e-5)
 
 
 def random_ranks(rng: np.random.Generator, count: int) -> Ints:
