@@ -1,0 +1,304 @@
+"""``loraplan capacity``: the most adapters that one GPU carries, and the slots that reach it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, cast
+
+import typer
+from rich.markup import escape
+
+from loraplan import sources
+from loraplan.api import choose
+from loraplan.arrivals import Poisson
+from loraplan.capacity import Capacity, Replayed, SlotsCapacity, TwinCheck
+from loraplan.capacity import capacity as capacity_of
+from loraplan.capacity import check as check_in_twin
+from loraplan.cli import plots, terminal
+from loraplan.config import Config, build_constraints, build_fleet, parse_config
+from loraplan.errors import BadInputError
+from loraplan.files import require_writable, write_text
+from loraplan.oracle import ORACLES
+from loraplan.problem import Problem
+from loraplan.profiles import load_profile
+from loraplan.workload import RateWorkload
+
+N = TypeVar("N", int, float)
+
+DEFAULT_ORACLE = "fluid"
+
+SETTABLE = ("oracle.", "workload.arrivals", "workload.lengths")
+"""Settings of a config that the other options do not make."""
+
+
+class LengthsName(StrEnum):
+    """Laws of request lengths."""
+
+    lognormal = "lognormal"
+    constant = "constant"
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What the command finds, as its JSON has it."""
+
+    oracle: str
+    capacity: Capacity
+    check: TwinCheck | None
+
+
+def capacity(
+    profile: Annotated[
+        str,
+        typer.Option("--profile", metavar="NAME|FILE.yaml", help="The server; `loraplan list profiles` names some."),
+    ],
+    rates: Annotated[
+        str, typer.Option("--rates", metavar="R,R", help="Requests/s, dealt round-robin over the adapters.")
+    ],
+    ranks: Annotated[
+        str, typer.Option("--ranks", metavar="N,N", help="LoRA ranks, dealt as evenly, but independently of the rates.")
+    ],
+    tokens_in: Annotated[float, typer.Option("--tokens-in", min=1, help="Mean prompt tokens per request.")] = 223,
+    tokens_out: Annotated[float, typer.Option("--tokens-out", min=1, help="Mean produced tokens per request.")] = 197,
+    lengths: Annotated[
+        LengthsName, typer.Option("--lengths", help="Law of both; lognormal as in ShareGPT.")
+    ] = LengthsName.lognormal,
+    served_fraction: Annotated[
+        float, typer.Option("--served-fraction", metavar="F", help="A GPU that serves a smaller part is starved.")
+    ] = 0.9,
+    slots: Annotated[
+        str | None, typer.Option("--slots", metavar="N,N", help="Only these --max-loras; a ladder if not given.")
+    ] = None,
+    max_adapters: Annotated[
+        int, typer.Option("--max-adapters", min=1, max=100_000, help="Look no further than this.")
+    ] = 2048,
+    oracle: Annotated[
+        str, typer.Option("--oracle", metavar="NAME", help="What predicts; `loraplan list oracles` names them.")
+    ] = DEFAULT_ORACLE,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="As in a config: `oracle.key`, `workload.arrivals`, `.lengths`."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Decides which adapter gets which rank.")] = 0,
+    no_check: Annotated[bool, typer.Option("--no-check", help="Ask the oracle only, not the twin.")] = False,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many fresh seeds the twin replays.")] = 3,
+    horizon: Annotated[float, typer.Option("--horizon", metavar="S", help="Seconds that the twin replays.")] = 3600.0,
+    plot: Annotated[Path | None, typer.Option("--plot", metavar="OUT.html", help="Draw it: a page of its own.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="OUT.csv", help="Save the line per number of slots.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """The most adapters that one GPU carries without starving, and with how many slots (--max-loras).
+
+    An oracle says it for every number of slots that is worth a try; the twin replays each of these loads on fresh seeds
+    and finds its own capacity with the best slots. Exit code 1 means that not even one adapter is carried; the message
+    names the limit. docs/capacity.md explains the figures.
+    """
+    for path in (plot, output):
+        if path is not None:
+            require_writable(path)
+    config = _config(
+        (profile, _numbers("--rates", rates, float), _numbers("--ranks", ranks, int)),
+        {"input_tokens": tokens_in, "output_tokens": tokens_out, "count": max_adapters, "seed": seed},
+        {"lengths": {"law": lengths.value}, "horizon_s": horizon},
+        {"constraints": {"served_fraction": served_fraction}, "oracle": oracle},
+        changes or [],
+    )
+    chosen = None if slots is None else _numbers("--slots", slots, int)
+    found = _find(config, chosen, None if no_check else seeds)
+    if as_json:
+        terminal.print_json(found)
+    else:
+        _print(found)
+    if output is not None:
+        write_text(output, _csv(found))
+        terminal.note(f"a line per number of slots written to {output}")
+    if plot is not None:
+        write_text(plot, plots.capacity(found.capacity, found.check, found.oracle))
+        terminal.note(f"plot written to {plot}; open it in a browser")
+
+
+def _numbers(option: str, text: str, kind: Callable[[str], N]) -> list[N]:
+    """The numbers >= 0 in a list with commas, at least one of them above 0."""
+    numbers = []
+    for part in text.split(","):
+        try:
+            number = kind(part)
+        except ValueError:
+            number = kind("-1")
+        if not 0 <= number < math.inf:
+            what = "whole numbers" if kind is int else "numbers"
+            raise BadInputError(f"{option}: expected {what} of at least 0, commas between (got {part.strip()!r:.80})")
+        numbers.append(number)
+    if not any(numbers):
+        raise BadInputError(f"{option}: expected a number above 0")
+    return numbers
+
+
+def _config(
+    dealt: tuple[str, list[float], list[int]],
+    generate: dict[str, Any],
+    workload: dict[str, Any],
+    rest: dict[str, Any],
+    changes: Sequence[str],
+) -> Config:
+    """The options as a config, which checks them."""
+    profile, rates, ranks = dealt
+    for change in changes:
+        if not change.strip().startswith(SETTABLE):
+            raise BadInputError(f"--set {change}: here only settings of {', '.join(SETTABLE)} can be set")
+    load_profile(profile).server_rank(max(ranks))
+    generate = {"rates": rates, "ranks": ranks} | generate
+    data = {"workload": workload | {"generate": generate}, "fleet": [{"profile": profile, "count": 1}]}
+    return parse_config(data | rest, changes, source="capacity")
+
+
+def _find(config: Config, slots: Sequence[int] | None, seeds: int | None) -> Result:
+    """Ask the oracle, and then the twin on so many ``seeds``, or not at all."""
+    problem, workload = _task(config)
+    chosen = choose(ORACLES, {"name": config.oracle.name, **config.oracle.params})
+    with terminal.progress(f"asking the {chosen.name} oracle"):
+        found = capacity_of(problem, chosen.kind(problem, chosen.params), slots)
+    if seeds is None:
+        return Result(chosen.name, found, None)
+    with terminal.progress("replaying in the twin") as advance:
+        return Result(chosen.name, found, check_in_twin(problem, found, workload, seeds, advance))
+
+
+def _task(config: Config) -> tuple[Problem, RateWorkload]:
+    """The adapters there are for a GPU, and the law by which their requests come."""
+    spec, generate = config.workload, config.workload.generate
+    if generate is None or generate.rates is None or spec.lengths is None:
+        raise TypeError("made by _config, which gives all of them")
+    lengths = spec.lengths.make()(generate.input_tokens, generate.output_tokens)
+    adapters = sources.nested_adapters(generate.rates, generate.ranks, lengths, generate.count, generate.seed)
+    arrivals = Poisson() if spec.arrivals is None else spec.arrivals.make()
+    problem = Problem(adapters, build_fleet(config), build_constraints(config))
+    return problem, RateWorkload((), cast("float", spec.horizon_s), arrivals)
+
+
+def _print(found: Result) -> None:
+    best = found.capacity.best
+    table = terminal.new_table(
+        *("slots", "KV tokens left", "most adapters", "offered tok/s", "served tok/s", "served"),
+        *("ITL ms", "TTFT s", "KV", "twin served", "binding", ""),
+    )
+    for line in found.capacity.by_slots:
+        table.add_row(
+            str(line.slots),
+            f"{line.kv_tokens:,.0f}",
+            f"{line.adapters:,}",
+            terminal.number(line.offered_tok_s, 0),
+            terminal.number(line.throughput_tok_s, 0),
+            terminal.percent(line.served_fraction),
+            terminal.number(line.itl_ms, 1),
+            terminal.number(line.ttft_s, 2),
+            terminal.percent(line.kv_utilisation),
+            _twin_served(_replayed(found, line)),
+            _binding(line, _replayed(found, line)),
+            "[bold]best[/]" if line is best else "",
+        )
+    terminal.out(table)
+    says = f"{escape(found.oracle)} says [bold]{_on_slots(best)}[/]"
+    if best.adapters == found.capacity.most_asked:
+        says += ", all there are: look further with a larger --max-adapters"
+    if found.check is None:
+        terminal.out(says)
+        return
+    checked = found.check
+    terminal.out(f"{says}; the twin carries [bold]{_range(checked.carries, found.capacity.most_asked)}[/]")
+    _print_verdict(checked)
+    terminal.out(
+        f"{checked.simulations} simulations of {checked.horizon_s:g} s on seeds {', '.join(map(str, checked.seeds))}; "
+        f"starved is below {found.capacity.served_fraction:g}"
+    )
+
+
+def _print_verdict(checked: TwinCheck) -> None:
+    """What the twin says of the best load; if that starves, of the largest one of another line that does not."""
+    seen = checked.best.seen
+    served = seen.served_fraction
+    terminal.out(
+        f"{_adapters(checked.best.adapters)} in the twin: {_word(checked.best)}, served {terminal.percent(served.mean)} "
+        f"(95 % interval {terminal.percent(served.low)} to {terminal.percent(served.high)}), "
+        f"{seen.throughput_tok_s:,.0f} tokens/s, ITL {terminal.number(seen.itl_ms, 1)} ms, "
+        f"TTFT p95 {terminal.number(seen.ttft_p95_s, 2)} s"
+    )
+    carried = [line for line in checked.by_slots if not line.seen.starved]
+    if seen.starved and carried:
+        most = max(carried, key=lambda line: line.adapters)
+        terminal.out(f"of the loads above, the largest that the twin carries is {_on_slots(most)}")
+
+
+def _replayed(found: Result, line: SlotsCapacity) -> Replayed | None:
+    """What the twin says of a line, if it was asked."""
+    lines = found.check.by_slots if found.check else ()
+    return next((replayed for replayed in lines if replayed.slots == line.slots), None)
+
+
+def _twin_served(replayed: Replayed | None) -> str:
+    if replayed is None:
+        return "-"
+    text = terminal.percent(replayed.seen.served_fraction.mean)
+    return f"[red]{text}[/]" if replayed.seen.starved else text
+
+
+def _binding(line: SlotsCapacity, replayed: Replayed | None) -> str:
+    """What keeps the next adapter out, or what requests wait for in the twin."""
+    if line.limited_by == "memory":
+        return "memory"
+    return "-" if replayed is None else replayed.seen.binding
+
+
+def _word(replayed: Replayed) -> str:
+    word = "[red]starved[/]" if replayed.seen.starved else "[green]not starved[/]"
+    return word if replayed.seen.certain else f"{word} (uncertain)"
+
+
+def _range(carries: Sequence[int], most_asked: int) -> str:
+    fewest, most = min(carries), max(carries)
+    text = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+    return f"{text}, as far as it was asked" if most == most_asked else text
+
+
+def _adapters(count: int) -> str:
+    return f"{count:,} adapter{'s' * (count != 1)}"
+
+
+def _on_slots(load: SlotsCapacity | Replayed) -> str:
+    return f"{_adapters(load.adapters)} on {load.slots:,} slot{'s' * (load.slots != 1)}"
+
+
+COLUMNS: tuple[str, ...] = tuple(SlotsCapacity.__dataclass_fields__)
+"""Columns of the CSV file that the oracle fills."""
+TWIN_COLUMNS = ("twin_served_fraction", "twin_low", "twin_high", "twin_itl_ms", "twin_ttft_p95_s", "twin_binding")
+"""Columns that the twin fills, empty without its check."""
+
+
+def _csv(found: Result) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*COLUMNS, "best", *TWIN_COLUMNS])
+    for line in found.capacity.by_slots:
+        replayed = _replayed(found, line)
+        twin: list[Any] = [""] * len(TWIN_COLUMNS)
+        if replayed is not None:
+            seen = replayed.seen
+            served = seen.served_fraction
+            twin = [served.mean, served.low, served.high, seen.itl_ms, seen.ttft_p95_s, seen.binding]
+        values = [*(getattr(line, name) for name in COLUMNS), int(line is found.capacity.best), *twin]
+        writer.writerow([f"{v:.10g}" if isinstance(v, float) and not math.isnan(v) else v for v in map(_known, values)])
+    return text.getvalue()
+
+
+def _known(value: Any) -> Any:
+    return "" if isinstance(value, float) and math.isnan(value) else value
