@@ -7,6 +7,7 @@ oracle for every number of slots that is worth a try, and then in the twin, for 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -70,7 +71,7 @@ class SlotsCapacity:
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """What the oracle says of more and more ``adapters``, shape (n,), on the best slots; they offer ``offered_tok_s``."""
+    """What the oracle says of more and more adapters on the best slots; arrays of shape (loads,)."""
 
     adapters: Ints
     offered_tok_s: Floats
@@ -225,7 +226,8 @@ def bisect(low: Ints, high: Ints, fits: Callable[[Ints, Ints], NDArray[np.bool_]
     """
     low, high = low.copy(), high.copy()
     while (lanes := np.flatnonzero(high - low > within)).size:
-        middle = (low[lanes] + high[lanes]) // 2
+        # Never far beyond what is known to fit: to simulate what is grossly too much takes long.
+        middle = np.minimum((low[lanes] + high[lanes]) // 2, 2 * low[lanes] + 1)
         fine = fits(lanes, middle)
         low[lanes[fine]] = middle[fine]
         high[lanes[~fine]] = middle[~fine]
@@ -307,9 +309,10 @@ def _why_nothing_fits(problem: Problem, oracle: Oracle, lines: Sequence[SlotsCap
         )
     served = oracle.predict([_load(1, line.slots) for line in starting]).served_fraction
     most, adapter = int(np.nan_to_num(served).argmax()), problem.adapters[0]
+    shown = math.floor(1000 * np.nan_to_num(served[most])) / 1000  # down: a near miss must not read as "0.9 below 0.9"
     return (
-        f"{profile.name} carries no adapter: starvation, of one of rank {adapter.rank} with {adapter.rate:g} req/s it "
-        f"serves {served[most]:.1%} with {_slots(starting[most].slots)}, less than {limit:.1%}"
+        f"{profile.name} carries no adapter: starvation, its served fraction is {shown:g} with one of rank "
+        f"{adapter.rank} and {adapter.rate:g} req/s on {_slots(starting[most].slots)}, below {limit:g}"
     )
 
 

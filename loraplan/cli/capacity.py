@@ -107,13 +107,13 @@ def capacity(
         if path is not None:
             require_writable(path)
     config = _config(
-        (profile, _numbers("--rates", rates, float), _numbers("--ranks", ranks, int)),
+        (profile, _rates(rates), _numbers("--ranks", ranks, int, 1)),
         {"input_tokens": tokens_in, "output_tokens": tokens_out, "count": max_adapters, "seed": seed},
         {"lengths": {"law": lengths.value}, "horizon_s": horizon},
         {"constraints": {"served_fraction": served_fraction}, "oracle": oracle},
         changes or [],
     )
-    chosen = None if slots is None else _numbers("--slots", slots, int)
+    chosen = None if slots is None else _numbers("--slots", slots, int, 1)
     found = _find(config, chosen, None if no_check else seeds)
     if as_json:
         terminal.print_json(found)
@@ -127,21 +127,28 @@ def capacity(
         terminal.note(f"plot written to {plot}; open it in a browser")
 
 
-def _numbers(option: str, text: str, kind: Callable[[str], N]) -> list[N]:
-    """The numbers >= 0 in a list with commas, at least one of them above 0."""
+def _numbers(option: str, text: str, kind: Callable[[str], N], least: int) -> list[N]:
+    """The numbers in a list with commas, each ``least`` or more."""
     numbers = []
     for part in text.split(","):
         try:
             number = kind(part)
         except ValueError:
             number = kind("-1")
-        if not 0 <= number < math.inf:
+        if not least <= number < math.inf:
             what = "whole numbers" if kind is int else "numbers"
-            raise BadInputError(f"{option}: expected {what} of at least 0, commas between (got {part.strip()!r:.80})")
+            raise BadInputError(
+                f"{option}: expected {what} of at least {least}, commas between (got {part.strip()!r:.80})"
+            )
         numbers.append(number)
-    if not any(numbers):
-        raise BadInputError(f"{option}: expected a number above 0")
     return numbers
+
+
+def _rates(text: str) -> list[float]:
+    rates = _numbers("--rates", text, float, 0)
+    if not any(rates):
+        raise BadInputError("--rates: expected one above 0; a GPU carries any number of adapters that nobody asks for")
+    return rates
 
 
 def _config(
@@ -219,7 +226,8 @@ def _print(found: Result) -> None:
     _print_verdict(checked)
     terminal.out(
         f"{checked.simulations} simulations of {checked.horizon_s:g} s on seeds {', '.join(map(str, checked.seeds))}; "
-        f"starved is below {found.capacity.served_fraction:g}"
+        f"starved is below {found.capacity.served_fraction:g}; the twin's own capacity is found to "
+        f"{_adapters(checked.within)}"
     )
 
 
@@ -227,9 +235,10 @@ def _print_verdict(checked: TwinCheck) -> None:
     """What the twin says of the best load; if that starves, of the largest one of another line that does not."""
     seen = checked.best.seen
     served = seen.served_fraction
+    interval = f"{terminal.percent(served.low)} to {terminal.percent(served.high)}"
     terminal.out(
-        f"{_adapters(checked.best.adapters)} in the twin: {_word(checked.best)}, served {terminal.percent(served.mean)} "
-        f"(95 % interval {terminal.percent(served.low)} to {terminal.percent(served.high)}), "
+        f"{_adapters(checked.best.adapters)} in the twin: {_word(checked.best)}, "
+        f"served {terminal.percent(served.mean)} (95 % interval {interval}), "
         f"{seen.throughput_tok_s:,.0f} tokens/s, ITL {terminal.number(seen.itl_ms, 1)} ms, "
         f"TTFT p95 {terminal.number(seen.ttft_p95_s, 2)} s"
     )
