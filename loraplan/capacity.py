@@ -1,8 +1,8 @@
 """The capacity of one GPU: the most adapters it carries without starving, and the slots that reach it.
 
-The question of arXiv 2508.08343. A load of n adapters are the first n of a problem, so that loads are nested: one more
-adapter is one more load. More adapters starve a GPU sooner, so the most that it carries are found by bisection: with an
-oracle for every number of slots that is worth a try, and then in the twin, for the best of them.
+The question of arXiv 2508.08343. A load of n adapters are the first n of a problem, so that loads are nested. More of
+them starve a GPU sooner, so the most that it carries are found by bisection, for every number of slots that is worth a
+try. The oracle may err: capacity_check asks the twin.
 """
 
 from __future__ import annotations
@@ -19,10 +19,7 @@ from numpy.typing import NDArray
 from loraplan.errors import BadInputError, NothingFitsError
 from loraplan.oracle import Oracle, Predictions
 from loraplan.problem import GPULoad, Problem
-from loraplan.validation import FIRST_FRESH_SEED, GPUVerdict, verdict
-from loraplan.workload import Floats, Ints, RateWorkload
-from twin.batch import Simulation, spread
-from twin.metrics import Metrics
+from loraplan.workload import Floats, Ints
 
 LADDER = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """Numbers of slots to try first; then some between the best of them and its neighbours."""
@@ -32,13 +29,6 @@ BETWEEN = 3
 CURVE_POINTS = 48
 CURVE_END = 1.5
 """The curve ends at so many times the capacity."""
-
-GRID = (0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5)
-"""The numbers of adapters that the twin replays on all seeds, as parts of what the oracle says."""
-FURTHER = 1.5
-"""Growth from one number to the next where the twin still carries the last one."""
-PRECISION = 0.01
-"""The twin's capacity is found to this part of the oracle's."""
 
 
 @dataclass(frozen=True)
@@ -99,39 +89,6 @@ class Capacity:
     curve: Curve
 
 
-@dataclass(frozen=True)
-class Replayed:
-    """What the twin says of the first ``adapters`` adapters on ``slots`` slots."""
-
-    slots: int
-    adapters: int
-    seen: GPUVerdict
-
-
-@dataclass(frozen=True)
-class TwinCheck:
-    """What the twin says of a capacity.
-
-    Attributes:
-        by_slots: of every line with adapters.
-        points: on the best slots, by number of adapters; the best load is one of them.
-        best: that one.
-        carries: the most adapters that are not starved on the best slots, by seed; found to ``within`` adapters.
-        within: see there.
-        seeds, horizon_s: of the replays.
-        simulations: how many there were.
-    """
-
-    by_slots: tuple[Replayed, ...]
-    points: tuple[Replayed, ...]
-    best: Replayed
-    carries: tuple[int, ...]
-    within: int
-    seeds: tuple[int, ...]
-    horizon_s: float
-    simulations: int
-
-
 def capacity(problem: Problem, oracle: Oracle, slots: Sequence[int] | None = None) -> Capacity:
     """The most adapters of ``problem``, in their order, that the first GPU type of its fleet carries.
 
@@ -160,55 +117,6 @@ def capacity(problem: Problem, oracle: Oracle, slots: Sequence[int] | None = Non
         by_slots=tuple(lines),
         best=best,
         curve=_curve(problem, oracle, best),
-    )
-
-
-def check(
-    problem: Problem,
-    found: Capacity,
-    workload: RateWorkload,
-    seeds: int = 3,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> TwinCheck:
-    """Replay ``found`` in the twin on fresh seeds, and find what the twin carries on the best slots.
-
-    Args:
-        problem: that of ``found``.
-        found: what is checked.
-        workload: gives the law of arrivals and the horizon; the adapters are the problem's.
-        seeds: how many; they are those that validation uses.
-        on_progress: called with (simulations done, simulations asked for so far).
-    """
-    chosen = tuple(range(FIRST_FRESH_SEED, FIRST_FRESH_SEED + seeds))
-    twin = _Twin(problem, workload, chosen, on_progress)
-    best, limit = found.best, len(problem.adapters)
-    lines = [(line.slots, line.adapters) for line in found.by_slots if line.adapters]
-    counts = sorted({min(limit, max(1, round(part * best.adapters))) for part in GRID})
-    twin.replay([*lines, *((best.slots, count) for count in counts)])
-    carried = np.array([[twin.carries(best.slots, count, seed) for count in counts] for seed in chosen])
-    while counts[-1] < limit and carried.all(axis=1).any():
-        counts.append(min(limit, round(FURTHER * counts[-1]) + 1))
-        twin.replay([(best.slots, counts[-1])])
-        more = [[twin.carries(best.slots, counts[-1], seed)] for seed in chosen]
-        carried = np.hstack([carried, more])
-    within = max(1, round(PRECISION * best.adapters))
-    # Between the first number that a seed's replay does not carry and the one before it.
-    ends = np.array([0, *counts, limit + 1])
-    first = np.where(carried.all(axis=1), len(counts), carried.argmin(axis=1))
-
-    def fits(lanes: Ints, asked: Ints) -> NDArray[np.bool_]:
-        return twin.fits(best.slots, asked, [chosen[lane] for lane in lanes])
-
-    most = bisect(ends[first], ends[first + 1], fits, within)
-    return TwinCheck(
-        by_slots=tuple(twin.verdict(*line) for line in lines),
-        points=tuple(twin.verdict(best.slots, count) for count in counts),
-        best=twin.verdict(best.slots, best.adapters),
-        carries=tuple(int(count) for count in most),
-        within=within,
-        seeds=chosen,
-        horizon_s=workload.horizon_s,
-        simulations=twin.simulations,
     )
 
 
@@ -254,12 +162,12 @@ def _lines(problem: Problem, oracle: Oracle, slots: Sequence[int]) -> list[Slots
     limit = problem.constraints.served_fraction
 
     def fits(lanes: Ints, counts: Ints) -> NDArray[np.bool_]:
-        loads = [_load(int(count), slots[lane]) for lane, count in zip(lanes, counts, strict=True)]
+        loads = [first_adapters(int(count), slots[lane]) for lane, count in zip(lanes, counts, strict=True)]
         return ~oracle.predict(loads).starved(limit)
 
     none, too_many = np.zeros(len(slots), dtype=np.int64), np.full(len(slots), len(problem.adapters) + 1)
     most = [int(count) for count in bisect(none, too_many, fits)]
-    carried = [_load(count, each) for count, each in zip(most, slots, strict=True) if count]
+    carried = [first_adapters(count, each) for count, each in zip(most, slots, strict=True) if count]
     said = iter(_rows(oracle.predict(carried)) if carried else [])
     return [
         _line(problem, each, count, next(said) if count else _NOTHING) for count, each in zip(most, slots, strict=True)
@@ -280,7 +188,7 @@ def _line(problem: Problem, slots: int, count: int, said: _Row) -> SlotsCapacity
     max_rank = problem.max_rank(0, range(max(1, count)))
     limited_by: Literal["starvation", "memory", "adapters"] = "adapters"
     if count < len(problem.adapters):
-        limited_by = "starvation" if problem.starts(_load(count + 1, slots)) else "memory"
+        limited_by = "starvation" if problem.starts(first_adapters(count + 1, slots)) else "memory"
     kv_tokens = problem.fleet.types[0].profile.kv_tokens(slots, max_rank)
     return SlotsCapacity(slots, max_rank, kv_tokens, count, limited_by, float(problem.offered[:count].sum()), *said)
 
@@ -292,90 +200,35 @@ def _best(lines: Sequence[SlotsCapacity]) -> SlotsCapacity:
 def _curve(problem: Problem, oracle: Oracle, best: SlotsCapacity) -> Curve:
     end = min(len(problem.adapters), round(CURVE_END * best.adapters) + 1)
     counts = np.unique([*np.linspace(1, end, CURVE_POINTS).round().astype(np.int64), best.adapters])
-    predicted = oracle.predict([_load(int(count), best.slots) for count in counts])
+    predicted = oracle.predict([first_adapters(int(count), best.slots) for count in counts])
     return Curve(counts, np.cumsum(problem.offered)[counts - 1], predicted)
 
 
 def _why_nothing_fits(problem: Problem, oracle: Oracle, lines: Sequence[SlotsCapacity]) -> str:
     """The limit that even the first adapter breaks, on the slots that come closest to it."""
     profile, limit = problem.fleet.types[0].profile, problem.constraints.served_fraction
-    starting = [line for line in lines if problem.starts(_load(1, line.slots))]
+    starting = [line for line in lines if problem.starts(first_adapters(1, line.slots))]
     if not starting:
         line = lines[0]
         return (
-            f"{profile.name} carries no adapter: memory, its server does not start with {_slots(line.slots)} of rank "
-            f"{line.max_rank}, which leave {line.kv_tokens:,.0f} KV tokens for requests of up to "
+            f"{profile.name} carries no adapter: memory, its server does not start with {slots_text(line.slots)} of "
+            f"rank {line.max_rank}, which leave {line.kv_tokens:,.0f} KV tokens for requests of up to "
             f"{profile.limits.max_model_len:,} (max_model_len)"
         )
-    served = oracle.predict([_load(1, line.slots) for line in starting]).served_fraction
+    served = oracle.predict([first_adapters(1, line.slots) for line in starting]).served_fraction
     most, adapter = int(np.nan_to_num(served).argmax()), problem.adapters[0]
     shown = math.floor(1000 * np.nan_to_num(served[most])) / 1000  # down: a near miss must not read as "0.9 below 0.9"
     return (
         f"{profile.name} carries no adapter: starvation, its served fraction is {shown:g} with one of rank "
-        f"{adapter.rank} and {adapter.rate:g} req/s on {_slots(starting[most].slots)}, below {limit:g}"
+        f"{adapter.rank} and {adapter.rate:g} req/s on {slots_text(starting[most].slots)}, below {limit:g}"
     )
 
 
-def _slots(count: int) -> str:
+def slots_text(count: int) -> str:
+    """``1 slot``, ``2 slots``."""
     return f"{count} slot{'s' * (count != 1)}"
 
 
-def _load(count: int, slots: int) -> GPULoad:
+def first_adapters(count: int, slots: int) -> GPULoad:
+    """So many adapters of a problem on so many slots of the first GPU type."""
     return GPULoad(0, tuple(range(count)), slots)
-
-
-class _Twin:
-    """Replays of loads on the chosen seeds, on all cores; each is run once."""
-
-    def __init__(
-        self,
-        problem: Problem,
-        workload: RateWorkload,
-        seeds: Sequence[int],
-        on_progress: Callable[[int, int], None] | None,
-    ) -> None:
-        self._problem, self._workload, self._seeds = problem, workload, seeds
-        self._on_progress = on_progress
-        self._seen: dict[tuple[int, int, int], Metrics] = {}
-
-    @property
-    def simulations(self) -> int:
-        """How many were run."""
-        return len(self._seen)
-
-    def replay(self, loads: Sequence[tuple[int, int]]) -> None:
-        """Run loads, given as (slots, adapters), on all seeds."""
-        self._run([(slots, count, seed) for slots, count in loads for seed in self._seeds])
-
-    def fits(self, slots: int, counts: Ints, seeds: Sequence[int]) -> NDArray[np.bool_]:
-        """Run numbers of adapters, each on a seed of its own: which are not starved?"""
-        self._run([(slots, int(count), seed) for count, seed in zip(counts, seeds, strict=True)])
-        return np.array(
-            [self.carries(slots, int(count), seed) for count, seed in zip(counts, seeds, strict=True)], dtype=np.bool_
-        )
-
-    def carries(self, slots: int, count: int, seed: int) -> bool:
-        """Whether a load that was run is not starved; one that does not start is."""
-        seen = self._seen.get((slots, count, seed))
-        return seen is not None and seen.served_fraction >= self._problem.constraints.served_fraction
-
-    def verdict(self, slots: int, count: int) -> Replayed:
-        """What the runs of a load on all seeds say."""
-        runs = [self._seen[slots, count, seed] for seed in self._seeds if (slots, count, seed) in self._seen]
-        limit = self._problem.constraints.served_fraction
-        return Replayed(slots, count, verdict(f"{count} adapters on {_slots(slots)}", runs, limit))
-
-    def _run(self, asked: Sequence[tuple[int, int, int]]) -> None:
-        new = [one for one in dict.fromkeys(asked) if one not in self._seen]
-        new = [one for one in new if self._problem.starts(_load(one[1], one[0]))]
-        total = len(self._seen) + len(new)
-        for one, seen in zip(new, spread(Simulation.metrics, map(self._simulation, new)), strict=True):
-            self._seen[one] = seen
-            if self._on_progress is not None:
-                self._on_progress(len(self._seen), total)
-
-    def _simulation(self, one: tuple[int, int, int]) -> Simulation:
-        slots, count, seed = one
-        workload = RateWorkload(self._problem.adapters[:count], self._workload.horizon_s, self._workload.arrivals)
-        name = f"{count} adapters on {_slots(slots)}, seed {seed}"
-        return Simulation.of(workload, self._problem.fleet.types[0].profile, slots, seed, name=name)

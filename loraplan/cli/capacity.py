@@ -17,9 +17,10 @@ from rich.markup import escape
 from loraplan import sources
 from loraplan.api import choose
 from loraplan.arrivals import Poisson
-from loraplan.capacity import Capacity, Replayed, SlotsCapacity, TwinCheck
+from loraplan.capacity import Capacity, SlotsCapacity
 from loraplan.capacity import capacity as capacity_of
-from loraplan.capacity import check as check_in_twin
+from loraplan.capacity_check import Replayed, TwinCapacity, TwinCheck
+from loraplan.capacity_check import check as check_in_twin
 from loraplan.cli import plots, terminal
 from loraplan.config import Config, build_constraints, build_fleet, parse_config
 from loraplan.errors import BadInputError
@@ -53,17 +54,25 @@ class Result:
     check: TwinCheck | None
 
 
+ProfileOption = Annotated[
+    str, typer.Option("--profile", metavar="NAME|FILE.yaml", help="The server; `loraplan list profiles` names some.")
+]
+RatesOption = Annotated[
+    str, typer.Option("--rates", metavar="R,R", help="Requests/s, dealt round-robin over the adapters.")
+]
+RanksOption = Annotated[
+    str, typer.Option("--ranks", metavar="N,N", help="LoRA ranks, dealt as evenly, but independently of the rates.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="As in a config: `oracle.key`, `workload.arrivals`, `.lengths`."),
+]
+
+
 def capacity(
-    profile: Annotated[
-        str,
-        typer.Option("--profile", metavar="NAME|FILE.yaml", help="The server; `loraplan list profiles` names some."),
-    ],
-    rates: Annotated[
-        str, typer.Option("--rates", metavar="R,R", help="Requests/s, dealt round-robin over the adapters.")
-    ],
-    ranks: Annotated[
-        str, typer.Option("--ranks", metavar="N,N", help="LoRA ranks, dealt as evenly, but independently of the rates.")
-    ],
+    profile: ProfileOption,
+    rates: RatesOption,
+    ranks: RanksOption,
     tokens_in: Annotated[float, typer.Option("--tokens-in", min=1, help="Mean prompt tokens per request.")] = 223,
     tokens_out: Annotated[float, typer.Option("--tokens-out", min=1, help="Mean produced tokens per request.")] = 197,
     lengths: Annotated[
@@ -81,12 +90,7 @@ def capacity(
     oracle: Annotated[
         str, typer.Option("--oracle", metavar="NAME", help="What predicts; `loraplan list oracles` names them.")
     ] = DEFAULT_ORACLE,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="As in a config: `oracle.key`, `workload.arrivals`, `.lengths`."
-        ),
-    ] = None,
+    changes: SetOption = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Decides which adapter gets which rank.")] = 0,
     no_check: Annotated[bool, typer.Option("--no-check", help="Ask the oracle only, not the twin.")] = False,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many fresh seeds the twin replays.")] = 3,
@@ -222,17 +226,21 @@ def _print(found: Result) -> None:
         terminal.out(says)
         return
     checked = found.check
-    terminal.out(f"{says}; the twin carries [bold]{_range(checked.carries, found.capacity.most_asked)}[/]")
+    terminal.out(f"{says}; the twin carries [bold]{_range(checked.on_best_slots, found.capacity.most_asked)}[/]")
     _print_verdict(checked)
+    if checked.on_other_slots is not None:
+        other = checked.on_other_slots
+        carries = _range(other, found.capacity.most_asked)
+        terminal.out(f"the twin carries more with other slots: [bold]{carries} adapters on {other.slots:,} slots[/]")
     terminal.out(
         f"{checked.simulations} simulations of {checked.horizon_s:g} s on seeds {', '.join(map(str, checked.seeds))}; "
-        f"starved is below {found.capacity.served_fraction:g}; the twin's own capacity is found to "
-        f"{_adapters(checked.within)}"
+        f"starved is below {found.capacity.served_fraction:g}, the twin's capacity found to "
+        f"{_adapters(checked.on_best_slots.within)}"
     )
 
 
 def _print_verdict(checked: TwinCheck) -> None:
-    """What the twin says of the best load; if that starves, of the largest one of another line that does not."""
+    """What the twin says of the best load."""
     seen = checked.best.seen
     served = seen.served_fraction
     interval = f"{terminal.percent(served.low)} to {terminal.percent(served.high)}"
@@ -242,10 +250,6 @@ def _print_verdict(checked: TwinCheck) -> None:
         f"{seen.throughput_tok_s:,.0f} tokens/s, ITL {terminal.number(seen.itl_ms, 1)} ms, "
         f"TTFT p95 {terminal.number(seen.ttft_p95_s, 2)} s"
     )
-    carried = [line for line in checked.by_slots if not line.seen.starved]
-    if seen.starved and carried:
-        most = max(carried, key=lambda line: line.adapters)
-        terminal.out(f"of the loads above, the largest that the twin carries is {_on_slots(most)}")
 
 
 def _replayed(found: Result, line: SlotsCapacity) -> Replayed | None:
@@ -273,8 +277,9 @@ def _word(replayed: Replayed) -> str:
     return word if replayed.seen.certain else f"{word} (uncertain)"
 
 
-def _range(carries: Sequence[int], most_asked: int) -> str:
-    fewest, most = min(carries), max(carries)
+def _range(found: TwinCapacity, most_asked: int) -> str:
+    """The seeds' capacities, from the smallest to the largest."""
+    fewest, most = min(found.carries), max(found.carries)
     text = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
     return f"{text}, as far as it was asked" if most == most_asked else text
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from loraplan.capacity import Capacity, Replayed, TwinCheck
+from loraplan.capacity import Capacity
+from loraplan.capacity_check import Replayed, TwinCheck
 
 PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("requests", (("running", "running"), ("waiting", "waiting"))),
@@ -79,11 +80,14 @@ def capacity(found: Capacity, checked: TwinCheck | None, oracle: str) -> str:
     lines = found.by_slots
     add(3, [line.slots for line in lines], [line.adapters for line in lines], f"capacity, {oracle}", "lines+markers")
     if checked is not None:
-        asked = [point.adapters for point in checked.points]
-        served = [point.seen.throughput_tok_s for point in checked.points]
-        add(1, asked, served, "served, twin", "markers", error_y=_error_bars(checked.points))
-        add(2, asked, [point.seen.itl_ms for point in checked.points], "ITL, twin", "markers")
-        add(3, [best.slots] * len(checked.carries), checked.carries, "capacity, twin, by seed", "markers")
+        points = checked.on_best_slots.points
+        asked = [point.adapters for point in points]
+        served = [point.seen.throughput_tok_s for point in points]
+        add(1, asked, served, "served, twin", "markers", error_y=_error_bars(points))
+        add(2, asked, [point.seen.itl_ms for point in points], "ITL, twin", "markers")
+        own = [each for each in (checked.on_best_slots, checked.on_other_slots) if each is not None]
+        slots = [each.slots for each in own for _ in each.carries]
+        add(3, slots, [count for each in own for count in each.carries], "capacity, twin, by seed", "markers")
     for row in (1, 2):
         figure.add_vline(x=best.adapters, line_dash="dash", line_color="grey", row=row, col=1)
         figure.update_xaxes(title_text="adapters", row=row, col=1)
