@@ -120,14 +120,14 @@ def capacity(problem: Problem, oracle: Oracle, slots: Sequence[int] | None = Non
     )
 
 
-def bisect(low: Ints, high: Ints, fits: Callable[[Ints, Ints], NDArray[np.bool_]], within: int = 1) -> Ints:
+def bisect(low: Ints, high: Ints, fits: Callable[[Ints, Ints], NDArray[np.bool_]], within: int | Ints = 1) -> Ints:
     """Several bisections side by side: the largest numbers that fit, to ``within``.
 
     Args:
         low: shape (lanes,), numbers that fit.
         high: shape (lanes,), numbers that do not.
         fits: called with lanes and a number for each of them, both of shape (n,); says which fit.
-        within: a lane is done when its two numbers are so close.
+        within: a lane is done when its two numbers are so close; one for all, or shape (lanes,).
 
     Returns:
         Shape (lanes,): a number that fits, ``within`` below one that does not.

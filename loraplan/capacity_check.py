@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from loraplan.capacity import Capacity, bisect, first_adapters, slots_text
+from loraplan.capacity import Capacity, SlotsCapacity, bisect, first_adapters, slots_text
 from loraplan.problem import Problem
 from loraplan.validation import FIRST_FRESH_SEED, GPUVerdict, verdict
 from loraplan.workload import Ints, RateWorkload
@@ -16,9 +16,9 @@ from twin.batch import Simulation, spread
 from twin.metrics import Metrics
 
 GRID = (0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5)
-"""The numbers of adapters that the twin replays on all seeds, as parts of what the oracle says."""
-FURTHER = 1.5
-"""Growth from one number to the next where the twin still carries the last one."""
+"""The numbers of adapters that are replayed on the best slots for a curve, as parts of what the oracle says."""
+STEP = 1.25
+"""Growth from one number to the next where the twin still carries the last one, and back where it does not."""
 PRECISION = 0.01
 """The twin's capacity is found to this part of the oracle's."""
 
@@ -33,18 +33,18 @@ class Replayed:
 
 
 @dataclass(frozen=True)
-class TwinCapacity:
-    """The twin's own capacity on a number of slots.
+class TwinLine:
+    """What the twin says of a line of a capacity: of its load, and how many adapters it carries itself.
 
     Attributes:
         slots: ``--max-loras``.
-        points: what all seeds say, by number of adapters.
-        carries: the most adapters that are not starved, by seed.
-        within: so many adapters above each of ``carries`` there is a number that is starved.
+        load: the oracle's most adapters.
+        carries: the twin's most adapters, by seed: none of these runs is starved.
+        within: so many adapters above each of them there is a number that is.
     """
 
     slots: int
-    points: tuple[Replayed, ...]
+    load: Replayed
     carries: tuple[int, ...]
     within: int
 
@@ -54,19 +54,20 @@ class TwinCheck:
     """What the twin says of a capacity.
 
     Attributes:
-        by_slots: its lines, but for those without adapters.
-        best: the best of them.
-        on_best_slots: the twin's capacity with the slots that the oracle takes for the best.
-        on_other_slots: that with the slots of the largest load of ``by_slots`` that the twin carries, if the best load
-            starves and this one is larger than what the best slots carry.
+        by_slots: of its lines, but for those without adapters.
+        best: of that which is the best for the oracle.
+        own_best: of that with which the twin carries the most adapters, in the mean over the seeds.
+        own_load: what the twin says of the most adapters that every seed carries there.
+        points: more and more adapters on the oracle's best slots.
         seeds, horizon_s: of the replays.
         simulations: how many there were.
     """
 
-    by_slots: tuple[Replayed, ...]
-    best: Replayed
-    on_best_slots: TwinCapacity
-    on_other_slots: TwinCapacity | None
+    by_slots: tuple[TwinLine, ...]
+    best: TwinLine
+    own_best: TwinLine
+    own_load: Replayed
+    points: tuple[Replayed, ...]
     seeds: tuple[int, ...]
     horizon_s: float
     simulations: int
@@ -79,7 +80,7 @@ def check(
     seeds: int = 3,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> TwinCheck:
-    """Replay ``found`` in the twin on fresh seeds, and find what the twin carries on the best slots.
+    """Replay ``found`` in the twin on fresh seeds, and find what the twin carries itself with each number of slots.
 
     Args:
         problem: that of ``found``.
@@ -91,50 +92,56 @@ def check(
     chosen = tuple(range(FIRST_FRESH_SEED, FIRST_FRESH_SEED + seeds))
     twin = _Twin(problem, workload, chosen, on_progress)
     best = found.best
-    lines = [(line.slots, line.adapters) for line in found.by_slots if line.adapters]
-    twin.replay([*lines, *((best.slots, count) for count in _grid(problem, best.adapters))])
-    by_slots = tuple(twin.verdict(*line) for line in lines)
-    on_best = _twin_capacity(problem, twin, best.slots, best.adapters)
-    carried = [line for line in by_slots if not line.seen.starved]
-    largest = max(carried, key=lambda line: line.adapters, default=None)
-    on_other = None
-    if largest is not None and largest.slots != best.slots and largest.adapters > max(on_best.carries):
-        on_other = _twin_capacity(problem, twin, largest.slots, largest.adapters)
+    lines = _twin_lines(problem, twin, [line for line in found.by_slots if line.adapters])
+    own_best = max(lines, key=lambda line: (sum(line.carries), -line.slots))
+    own_load = own_best.slots, max(1, min(own_best.carries))
+    limit = len(problem.adapters)
+    counts = sorted({min(limit, max(1, round(part * best.adapters))) for part in GRID})
+    twin.replay([own_load, *((best.slots, count) for count in counts)])
     return TwinCheck(
-        by_slots=by_slots,
-        best=twin.verdict(best.slots, best.adapters),
-        on_best_slots=on_best,
-        on_other_slots=on_other,
+        by_slots=lines,
+        best=next(line for line in lines if line.slots == best.slots),
+        own_best=own_best,
+        own_load=twin.verdict(*own_load),
+        points=tuple(twin.verdict(best.slots, count) for count in counts),
         seeds=chosen,
         horizon_s=workload.horizon_s,
         simulations=twin.simulations,
     )
 
 
-def _grid(problem: Problem, guess: int) -> list[int]:
-    """Numbers of adapters around a guess, itself among them."""
-    return sorted({min(len(problem.adapters), max(1, round(part * guess))) for part in GRID})
+def _twin_lines(problem: Problem, twin: _Twin, lines: Sequence[SlotsCapacity]) -> tuple[TwinLine, ...]:
+    """Replay the load of each line on all seeds, and search from there: a lane for each line and seed, all at once."""
+    lanes = [(line, seed) for line in lines for seed in twin.seeds]
+    guess = np.array([line.adapters for line, _ in lanes])
+    within = np.maximum(1, np.round(PRECISION * guess)).astype(np.int64)
+
+    def fits(chosen: Ints, counts: Ints) -> NDArray[np.bool_]:
+        asked = [(lanes[i][0].slots, int(count), lanes[i][1]) for i, count in zip(chosen, counts, strict=True)]
+        return twin.fits(asked)
+
+    low, high = _bracket(guess, len(problem.adapters), fits)
+    carries = bisect(low, high, fits, within).reshape(len(lines), -1).tolist()
+    return tuple(
+        TwinLine(
+            line.slots, twin.verdict(line.slots, line.adapters), tuple(own), max(1, round(PRECISION * line.adapters))
+        )
+        for line, own in zip(lines, carries, strict=True)
+    )
 
 
-def _twin_capacity(problem: Problem, twin: _Twin, slots: int, guess: int) -> TwinCapacity:
-    """Replay numbers around ``guess`` on all seeds, and bisect each seed's own between two of them."""
-    limit, seeds, counts = len(problem.adapters), twin.seeds, _grid(problem, guess)
-    twin.replay([(slots, count) for count in counts])
-    while counts[-1] < limit and any(twin.carries(slots, counts[-1], seed) for seed in seeds):
-        counts.append(min(limit, round(FURTHER * counts[-1]) + 1))
-        twin.replay([(slots, counts[-1])])
-    carried = np.array([[twin.carries(slots, count, seed) for count in counts] for seed in seeds])
-    # Between the first number that a seed's replay does not carry and the one before it.
-    first = np.where(carried.all(axis=1), len(counts), carried.argmin(axis=1))
-    ends = np.array([0, *counts, limit + 1])
-    within = max(1, round(PRECISION * guess))
-
-    def fits(lanes: Ints, asked: Ints) -> NDArray[np.bool_]:
-        return twin.fits(slots, asked, [seeds[lane] for lane in lanes])
-
-    most = bisect(ends[first], ends[first + 1], fits, within)
-    points = tuple(twin.verdict(slots, count) for count in counts)
-    return TwinCapacity(slots, points, tuple(int(count) for count in most), within)
+def _bracket(guess: Ints, limit: int, fits: Callable[[Ints, Ints], NDArray[np.bool_]]) -> tuple[Ints, Ints]:
+    """Numbers that fit and numbers that do not, found by steps away from ``guess``; 0 fits, ``limit`` + 1 does not."""
+    low, high = np.zeros_like(guess), np.full_like(guess, limit + 1)
+    ask, lanes = guess, np.arange(guess.size)
+    while lanes.size:
+        fine = fits(lanes, ask[lanes])
+        low[lanes[fine]] = ask[lanes[fine]]
+        high[lanes[~fine]] = ask[lanes[~fine]]
+        further, back = np.minimum(limit, (STEP * low).astype(np.int64) + 1), (high / STEP).astype(np.int64)
+        ask = np.where(high > limit, further, np.maximum(1, back))
+        lanes = np.flatnonzero(((low == 0) | (high > limit)) & (high - low > 1))
+    return low, high
 
 
 class _Twin:
@@ -160,17 +167,12 @@ class _Twin:
         """Run loads, given as (slots, adapters), on all seeds."""
         self._run([(slots, count, seed) for slots, count in loads for seed in self.seeds])
 
-    def fits(self, slots: int, counts: Ints, seeds: Sequence[int]) -> NDArray[np.bool_]:
-        """Run numbers of adapters, each on a seed of its own: which are not starved?"""
-        self._run([(slots, int(count), seed) for count, seed in zip(counts, seeds, strict=True)])
-        return np.array(
-            [self.carries(slots, int(count), seed) for count, seed in zip(counts, seeds, strict=True)], dtype=np.bool_
-        )
-
-    def carries(self, slots: int, count: int, seed: int) -> bool:
-        """Whether a load that was run is not starved; one that does not start is."""
-        seen = self._seen.get((slots, count, seed))
-        return seen is not None and seen.served_fraction >= self._problem.constraints.served_fraction
+    def fits(self, asked: Sequence[tuple[int, int, int]]) -> NDArray[np.bool_]:
+        """Run loads, given as (slots, adapters, seed): which are not starved? One that does not start is."""
+        self._run(asked)
+        limit = self._problem.constraints.served_fraction
+        served = [self._seen[one].served_fraction if one in self._seen else 0.0 for one in asked]
+        return np.array([part >= limit for part in served], dtype=np.bool_)
 
     def verdict(self, slots: int, count: int) -> Replayed:
         """What the runs of a load on all seeds say."""

@@ -19,7 +19,7 @@ from loraplan.api import choose
 from loraplan.arrivals import Poisson
 from loraplan.capacity import Capacity, SlotsCapacity
 from loraplan.capacity import capacity as capacity_of
-from loraplan.capacity_check import Replayed, TwinCapacity, TwinCheck
+from loraplan.capacity_check import Replayed, TwinCheck, TwinLine
 from loraplan.capacity_check import check as check_in_twin
 from loraplan.cli import plots, terminal
 from loraplan.config import Config, build_constraints, build_fleet, parse_config
@@ -200,101 +200,106 @@ def _task(config: Config) -> tuple[Problem, RateWorkload]:
 def _print(found: Result) -> None:
     best = found.capacity.best
     table = terminal.new_table(
-        *("slots", "KV tokens left", "most adapters", "offered tok/s", "served tok/s", "served"),
-        *("ITL ms", "TTFT s", "KV", "twin served", "binding", ""),
+        *("slots", "KV tokens left", "most adapters", "offered tok/s", "served tok/s"),
+        *("ITL ms", "TTFT s", "KV", "twin served", "twin carries", "binding", ""),
     )
     for line in found.capacity.by_slots:
+        twin = _twin_line(found, line)
         table.add_row(
             str(line.slots),
             f"{line.kv_tokens:,.0f}",
             f"{line.adapters:,}",
             terminal.number(line.offered_tok_s, 0),
             terminal.number(line.throughput_tok_s, 0),
-            terminal.percent(line.served_fraction),
             terminal.number(line.itl_ms, 1),
             terminal.number(line.ttft_s, 2),
             terminal.percent(line.kv_utilisation),
-            _twin_served(_replayed(found, line)),
-            _binding(line, _replayed(found, line)),
-            "[bold]best[/]" if line is best else "",
+            _twin_served(twin),
+            _carries(twin),
+            _binding(line, twin),
+            _marks(found, line),
         )
     terminal.out(table)
-    says = f"{escape(found.oracle)} says [bold]{_on_slots(best)}[/]"
+    says = f"{escape(found.oracle)} says [bold]{_load(best)}[/]"
     if best.adapters == found.capacity.most_asked:
         says += ", all there are: look further with a larger --max-adapters"
     if found.check is None:
         terminal.out(says)
         return
     checked = found.check
-    terminal.out(f"{says}; the twin carries [bold]{_range(checked.on_best_slots, found.capacity.most_asked)}[/]")
-    _print_verdict(checked)
-    if checked.on_other_slots is not None:
-        other = checked.on_other_slots
-        carries = _range(other, found.capacity.most_asked)
-        terminal.out(f"the twin carries more with other slots: [bold]{carries} adapters on {other.slots:,} slots[/]")
+    terminal.out(f"{says}; the twin carries [bold]{_carries(checked.best)}[/] there")
+    _print_verdict(checked.best.load)
+    if checked.own_best != checked.best:
+        own = checked.own_best
+        terminal.out(f"the twin carries the most, [bold]{_carries(own)}[/], on [bold]{own.slots:,} slots[/]")
+    if checked.own_load != checked.best.load:
+        _print_verdict(checked.own_load)
     terminal.out(
         f"{checked.simulations} simulations of {checked.horizon_s:g} s on seeds {', '.join(map(str, checked.seeds))}; "
-        f"starved is below {found.capacity.served_fraction:g}, the twin's capacity found to "
-        f"{_adapters(checked.on_best_slots.within)}"
+        f"starved is below {found.capacity.served_fraction:g}"
     )
 
 
-def _print_verdict(checked: TwinCheck) -> None:
-    """What the twin says of the best load."""
-    seen = checked.best.seen
+def _print_verdict(load: Replayed) -> None:
+    """What the twin says of a load, in the mean over the seeds."""
+    seen = load.seen
     served = seen.served_fraction
     interval = f"{terminal.percent(served.low)} to {terminal.percent(served.high)}"
+    word = "[red]starved[/]" if seen.starved else "[green]not starved[/]"
     terminal.out(
-        f"{_adapters(checked.best.adapters)} in the twin: {_word(checked.best)}, "
+        f"{_load(load)} in the twin: {word if seen.certain else f'{word} (uncertain)'}, "
         f"served {terminal.percent(served.mean)} (95 % interval {interval}), "
         f"{seen.throughput_tok_s:,.0f} tokens/s, ITL {terminal.number(seen.itl_ms, 1)} ms, "
         f"TTFT p95 {terminal.number(seen.ttft_p95_s, 2)} s"
     )
 
 
-def _replayed(found: Result, line: SlotsCapacity) -> Replayed | None:
+def _twin_line(found: Result, line: SlotsCapacity) -> TwinLine | None:
     """What the twin says of a line, if it was asked."""
     lines = found.check.by_slots if found.check else ()
-    return next((replayed for replayed in lines if replayed.slots == line.slots), None)
+    return next((twin for twin in lines if twin.slots == line.slots), None)
 
 
-def _twin_served(replayed: Replayed | None) -> str:
-    if replayed is None:
+def _twin_served(twin: TwinLine | None) -> str:
+    if twin is None:
         return "-"
-    text = terminal.percent(replayed.seen.served_fraction.mean)
-    return f"[red]{text}[/]" if replayed.seen.starved else text
+    text = terminal.percent(twin.load.seen.served_fraction.mean)
+    return f"[red]{text}[/]" if twin.load.seen.starved else text
 
 
-def _binding(line: SlotsCapacity, replayed: Replayed | None) -> str:
+def _carries(twin: TwinLine | None) -> str:
+    """The seeds' capacities, from the smallest to the largest."""
+    if twin is None:
+        return "-"
+    fewest, most = min(twin.carries), max(twin.carries)
+    return f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+
+
+def _binding(line: SlotsCapacity, twin: TwinLine | None) -> str:
     """What keeps the next adapter out, or what requests wait for in the twin."""
     if line.limited_by == "memory":
         return "memory"
-    return "-" if replayed is None else replayed.seen.binding
+    return "-" if twin is None else twin.load.seen.binding
 
 
-def _word(replayed: Replayed) -> str:
-    word = "[red]starved[/]" if replayed.seen.starved else "[green]not starved[/]"
-    return word if replayed.seen.certain else f"{word} (uncertain)"
+def _marks(found: Result, line: SlotsCapacity) -> str:
+    marks = ["best"] if line is found.capacity.best else []
+    if found.check is not None and found.check.own_best.slots == line.slots:
+        marks.append("twin's best")
+    return f"[bold]{', '.join(marks)}[/]" if marks else ""
 
 
-def _range(found: TwinCapacity, most_asked: int) -> str:
-    """The seeds' capacities, from the smallest to the largest."""
-    fewest, most = min(found.carries), max(found.carries)
-    text = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
-    return f"{text}, as far as it was asked" if most == most_asked else text
-
-
-def _adapters(count: int) -> str:
-    return f"{count:,} adapter{'s' * (count != 1)}"
-
-
-def _on_slots(load: SlotsCapacity | Replayed) -> str:
-    return f"{_adapters(load.adapters)} on {load.slots:,} slot{'s' * (load.slots != 1)}"
+def _load(load: SlotsCapacity | Replayed) -> str:
+    adapters = f"{load.adapters:,} adapter{'s' * (load.adapters != 1)}"
+    return f"{adapters} on {load.slots:,} slot{'s' * (load.slots != 1)}"
 
 
 COLUMNS: tuple[str, ...] = tuple(SlotsCapacity.__dataclass_fields__)
 """Columns of the CSV file that the oracle fills."""
-TWIN_COLUMNS = ("twin_served_fraction", "twin_low", "twin_high", "twin_itl_ms", "twin_ttft_p95_s", "twin_binding")
+TWIN_COLUMNS = (
+    *("twin_served_fraction", "twin_low", "twin_high", "twin_itl_ms", "twin_ttft_p95_s", "twin_binding"),
+    *("twin_fewest_adapters", "twin_most_adapters"),
+)
 """Columns that the twin fills, empty without its check."""
 
 
@@ -303,16 +308,19 @@ def _csv(found: Result) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*COLUMNS, "best", *TWIN_COLUMNS])
     for line in found.capacity.by_slots:
-        replayed = _replayed(found, line)
-        twin: list[Any] = [""] * len(TWIN_COLUMNS)
-        if replayed is not None:
-            seen = replayed.seen
-            served = seen.served_fraction
-            twin = [served.mean, served.low, served.high, seen.itl_ms, seen.ttft_p95_s, seen.binding]
-        values = [*(getattr(line, name) for name in COLUMNS), int(line is found.capacity.best), *twin]
-        writer.writerow([f"{v:.10g}" if isinstance(v, float) and not math.isnan(v) else v for v in map(_known, values)])
+        row = [*(getattr(line, name) for name in COLUMNS), int(line is found.capacity.best)]
+        twin = _twin_line(found, line)
+        writer.writerow([_cell(value) for value in (*row, *(_twin_cells(twin) if twin else [""] * len(TWIN_COLUMNS)))])
     return text.getvalue()
 
 
-def _known(value: Any) -> Any:
-    return "" if isinstance(value, float) and math.isnan(value) else value
+def _twin_cells(twin: TwinLine) -> tuple[Any, ...]:
+    seen, served = twin.load.seen, twin.load.seen.served_fraction
+    figures = served.mean, served.low, served.high, seen.itl_ms, seen.ttft_p95_s, seen.binding
+    return (*figures, min(twin.carries), max(twin.carries))
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return "" if math.isnan(value) else f"{value:.10g}"

@@ -80,14 +80,14 @@ def capacity(found: Capacity, checked: TwinCheck | None, oracle: str) -> str:
     lines = found.by_slots
     add(3, [line.slots for line in lines], [line.adapters for line in lines], f"capacity, {oracle}", "lines+markers")
     if checked is not None:
-        points = checked.on_best_slots.points
+        points = checked.points
         asked = [point.adapters for point in points]
         served = [point.seen.throughput_tok_s for point in points]
         add(1, asked, served, "served, twin", "markers", error_y=_error_bars(points))
         add(2, asked, [point.seen.itl_ms for point in points], "ITL, twin", "markers")
-        own = [each for each in (checked.on_best_slots, checked.on_other_slots) if each is not None]
-        slots = [each.slots for each in own for _ in each.carries]
-        add(3, slots, [count for each in own for count in each.carries], "capacity, twin, by seed", "markers")
+        slots = [line.slots for line in checked.by_slots for _ in line.carries]
+        carries = [count for line in checked.by_slots for count in line.carries]
+        add(3, slots, carries, "capacity, twin, by seed", "markers")
     for row in (1, 2):
         figure.add_vline(x=best.adapters, line_dash="dash", line_color="grey", row=row, col=1)
         figure.update_xaxes(title_text="adapters", row=row, col=1)
