@@ -16,6 +16,12 @@ class BadInputError(LoraplanError):
     """A file, field, name or setting is wrong; the text says which, and what was expected."""
 
 
+class NothingFitsError(LoraplanError):
+    """A GPU carries not even one adapter; the text names the limit."""
+
+    exit_code = 1
+
+
 class PluginError(LoraplanError):
     """A plugin broke its contract; the text says which, and how."""
 

@@ -143,7 +143,7 @@ def validate(
     results = list(spread(Simulation.metrics, simulations, on_progress, total=len(chosen) * len(starting)))
     seen = {gpu.id: results[place :: len(starting)] for place, (_, gpu) in enumerate(starting)}
     limit = plan.provenance.served_fraction
-    verdicts = tuple(_verdict(gpu.id, seen.get(gpu.id, []), limit) for gpu in plan.gpus)
+    verdicts = tuple(verdict(gpu.id, seen.get(gpu.id, []), limit) for gpu in plan.gpus)
     return Validation(sum(v.starved for v in verdicts), verdicts, chosen, workload.horizon_s, limit)
 
 
@@ -212,7 +212,8 @@ def _profile(plan: Plan, gpu: PlannedGPU) -> Profile:
     return plan.provenance.profiles[gpu.profile]
 
 
-def _verdict(gpu_id: str, runs: Sequence[Metrics], limit: float) -> GPUVerdict:
+def verdict(gpu_id: str, runs: Sequence[Metrics], limit: float) -> GPUVerdict:
+    """What replays of one GPU's load, a run per seed, say of it; no runs mean that its server does not start."""
     served = _interval([run.served_fraction for run in runs]) if runs else Interval(0.0, 0.0, 0.0)
     bindings: list[str] = [run.binding for run in runs] or ["memory"]
 

@@ -15,6 +15,7 @@ from loraplan.api import solve_config
 from loraplan.cli import INTERRUPTED, show, terminal
 from loraplan.cli import doctor as checks
 from loraplan.cli.calibrate import calibrate
+from loraplan.cli.capacity import capacity
 from loraplan.cli.fidelity import fidelity
 from loraplan.cli.group import ErrorsInOneLine, examples, interrupts
 from loraplan.cli.simulate import simulate
@@ -221,6 +222,12 @@ app.command(
         "simulate config.yaml --slots 64",
     )
 )(simulate)
+app.command(
+    epilog=examples(
+        "capacity --profile h100-64gb/llama-3.1-8b --rates 0.4,0.05,0.00625 --ranks 8,16",
+        "capacity --profile my-gpu.yaml --rates 0.1 --ranks 16 --slots 16,32,64 --plot capacity.html -o capacity.csv",
+    )
+)(capacity)
 app.command(epilog=examples("calibrate --from-runs measured/ -o my-gpu.yaml --name my-gpu"))(calibrate)
 app.command(
     epilog=examples("fidelity --runs runs.csv", "fidelity --runs runs.csv --profile my-model=my-gpu.yaml -o errors.csv")

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pandas as pd
+
+from loraplan.capacity import Capacity
+from loraplan.capacity_check import Replayed, TwinCheck
 
 PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("requests", (("running", "running"), ("waiting", "waiting"))),
@@ -47,3 +53,63 @@ def course(series: pd.DataFrame, kv_capacity_tokens: int, title: str) -> str:
     figure.update_layout(title=title, height=220 * len(PANELS), hovermode="x unified", template="plotly_white")
     page: str = figure.to_html(include_plotlyjs=True, full_html=True)
     return page
+
+
+def capacity(found: Capacity, checked: TwinCheck | None, oracle: str) -> str:
+    """How a GPU's service changes with its adapters on the best slots, and its capacity with the slots: an HTML page.
+
+    Args:
+        found: what the oracle says: lines.
+        checked: what the twin says, if it was asked: points with 95 % intervals.
+        oracle: its name.
+    """
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    best, curve = found.best, found.curve
+    titles = [f"tokens/s on {best.slots} slots", f"ITL on {best.slots} slots, ms", "most adapters by slots"]
+    figure = make_subplots(rows=3, vertical_spacing=0.1, subplot_titles=titles)
+
+    def add(row: int, x: Any, y: Any, name: str, mode: str = "lines", **more: Any) -> None:
+        figure.add_trace(go.Scatter(x=list(x), y=list(y), name=name, mode=mode, **more), row=row, col=1)
+
+    counts = curve.adapters.tolist()
+    add(1, counts, curve.offered_tok_s.tolist(), "offered", line={"dash": "dot"})
+    add(1, counts, curve.predicted.throughput_tok_s.tolist(), f"served, {oracle}")
+    add(2, counts, curve.predicted.itl_ms.tolist(), f"ITL, {oracle}")
+    lines = found.by_slots
+    add(3, [line.slots for line in lines], [line.adapters for line in lines], f"capacity, {oracle}", "lines+markers")
+    if checked is not None:
+        points = checked.points
+        asked = [point.adapters for point in points]
+        served = [point.seen.throughput_tok_s for point in points]
+        add(1, asked, served, "served, twin", "markers", error_y=_error_bars(points))
+        add(2, asked, [point.seen.itl_ms for point in points], "ITL, twin", "markers")
+        slots = [line.slots for line in checked.by_slots for _ in line.carries]
+        carries = [count for line in checked.by_slots for count in line.carries]
+        add(3, slots, carries, "capacity, twin, by seed", "markers")
+    for row in (1, 2):
+        figure.add_vline(x=best.adapters, line_dash="dash", line_color="grey", row=row, col=1)
+        figure.update_xaxes(title_text="adapters", row=row, col=1)
+    figure.update_xaxes(title_text="slots (--max-loras)", row=3, col=1)
+    figure.update_yaxes(rangemode="tozero")
+    title = f"{found.profile}: {best.adapters} adapters on {best.slots} slots ({oracle})"
+    figure.update_layout(title=title, height=1000, template="plotly_white")
+    page: str = figure.to_html(include_plotlyjs=True, full_html=True)
+    return page
+
+
+def _error_bars(points: Sequence[Replayed]) -> dict[str, Any]:
+    """The intervals of the served fraction, in tokens/s."""
+
+    def scaled(point: Replayed, difference: float) -> float:
+        mean = point.seen.served_fraction.mean
+        return point.seen.throughput_tok_s * difference / mean if mean > 0 else 0.0
+
+    served = [(point, point.seen.served_fraction) for point in points]
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [scaled(point, part.high - part.mean) for point, part in served],
+        "arrayminus": [scaled(point, part.mean - part.low) for point, part in served],
+    }

@@ -132,3 +132,18 @@ def generate_adapters(rates: Floats, ranks: Sequence[int], lengths: Lengths, see
     return tuple(
         Adapter(name, int(rank), float(rate), lengths) for name, rank, rate in zip(names, rank_of, rates, strict=True)
     )
+
+
+def nested_adapters(
+    rates: Sequence[float], ranks: Sequence[int], lengths: Lengths, count: int, seed: int
+) -> tuple[Adapter, ...]:
+    """The first ``count`` adapters of an endless deal: adapter i has the same rate and rank whatever the count.
+
+    ``rates`` (requests/s) are dealt round-robin; ``ranks`` likewise, but in random order within every
+    len(rates) * len(ranks) adapters: so rates and ranks stay apart, and both are dealt evenly.
+    """
+    block = deal(ranks, len(rates) * len(ranks))
+    rng = np.random.default_rng([seed, _RANKS])
+    rank_of = np.concatenate([rng.permutation(block) for _ in range(0, count, len(block))])
+    dealt = zip(numbered_names(count), rank_of.tolist(), deal(rates, count), strict=False)
+    return tuple(Adapter(name, rank, rate, lengths) for name, rank, rate in dealt)
