@@ -30,6 +30,7 @@ SLOTS = (4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 448, 512, 6
 """Slots that loads have, beside one for each adapter."""
 
 STARVED_BELOW = 0.9
+LOADS_OF_A_SEARCH = 3
 MOST_REQUESTS_PER_S = 700.0
 """Offered at most; as much as the published loads with the most traffic."""
 
@@ -39,10 +40,10 @@ class Design(Part):
 
     seed: Seed = 0
     """Of everything that is drawn."""
-    workloads: Count = 10_000
+    workloads: Count = 20_000
     """How many; each gives ``loads`` rows."""
-    loads: Count = 6
-    """Rows of a workload."""
+    loads: Count = 3
+    """Rows of a workload: few, as those of one workload are alike."""
     profiles: tuple[str, ...] = Field(
         default=("h100-64gb/llama-3.1-8b", "h100-64gb/qwen-2.5-7b"), min_length=1, max_length=100
     )
@@ -196,7 +197,7 @@ def _published(rng: np.random.Generator, design: Design, profile: Profile) -> li
 def _boundary(
     rng: np.random.Generator, design: Design, profile: Profile, names: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Rows around the limit of a random set of adapters, with two numbers of slots."""
+    """Rows around the limit of a random set of adapters, with new slots after every three."""
     count = round(float(np.exp(rng.uniform(np.log(8), np.log(design.most_adapters)))))
     rates, ranks = sampling.random_rates(rng, count), sampling.random_ranks(rng, count)
     laws = [sampling.random_lengths(rng) for _ in range(1 if rng.random() < 0.75 else int(rng.integers(2, 5)))]
@@ -212,7 +213,7 @@ def _boundary(
         if by_count and not rows:  # so that all adapters together are too many
             adapters = _turned(adapters, critical * float(rng.uniform(1.0, 3.0)), by_count=False)
         search = _Search(rng, _critical_part(profile, adapters, slots) if by_count else critical, by_count)
-        for _ in range(min(-(-design.loads // 2), design.loads - len(rows))):
+        for _ in range(min(LOADS_OF_A_SEARCH, design.loads - len(rows))):
             factor = search.next()
             some = _turned(adapters, factor, by_count)
             load = Load(profile, some, slots, cv, _seed(rng), design.horizon_s)

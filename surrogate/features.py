@@ -1,0 +1,157 @@
+"""What the surrogate knows of a GPU load: sums over its adapters, and the server's constants.
+
+Every adapter has an embedding of ``EMBEDDING`` non-negative numbers that depend on its own traffic and on the server's
+pace only; those of a load are the sums over its adapters. So whatever grows with the sums grows with every adapter.
+With rho = rate * tokens out (running requests per second of step time) and t0 = the step law's base, they are:
+
+- 1, and 1 - exp(-rate * hour): adapters registered, and those asked for;
+- rate, rho, rho * KV tokens, rate * tokens in, rate * E[(tokens out)^2], each times t0;
+- 1 - exp(-rho * t) at ``PACES`` step times t, a geometric series: adapters that run in such steps; and the same over
+  tokens out: how often per step an adapter comes that ran no more, and has to be loaded if slots are short;
+- ramps one octave wide in rho * t0: a general non-decreasing function of the rate, which queues for slots need.
+
+The steady state of placement at a fixed step time is linear in these sums (the fluid model); `twin/fluid.py` has it in
+full, and ``steady`` is its short form, computed from the sums alone.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from loraplan.profiles import EXPAND_TILE, GRAPH_TOKENS, LARGE_STEP_SPLIT, SHRINK_TILE, Profile, rank_tiles
+from loraplan.workload import Floats
+from surrogate.kernel import FIRST_PACE, PACE_RATIO, PACES, RAMPS, SERVER, SERVER_TERMS
+
+CONTEXT = 21
+ROWS = 5
+FAINT = 3e-4
+"""Weight of what does not belong to a row, as a part of what it would be if it did."""
+LEAST_SPARE = 0.05
+"""Of a step, left for requests at least: a pace that slots alone outlast counts as twenty times too slow, not never."""
+TINIEST = 1e-9
+REGISTERED_GUESS = 100
+"""Adapters in CPU memory, in the first guess of what each running adapter costs."""
+RANK_AT = 8
+"""The max rank whose octaves count as none."""
+QUANTILES = (0.05, 0.5, 0.95)
+"""Of the predictions."""
+
+
+def server(profile: Profile, slots: int, max_rank: int) -> Floats:
+    """The constants of one server, shape (len(SERVER_TERMS),): times in ms but for ``base_s``."""
+    law = profile.step_ms
+    tile = law.per_slot_shrink * rank_tiles(max_rank) * slots
+    shrink, expand = LARGE_STEP_SPLIT * tile, law.per_slot_expand * slots
+    small = law.small_adapter_ms(0, max_rank)
+    values = {
+        "base_s": 1e-3 * law.base,
+        "steps_ms": law.base + 0.5 * (shrink + expand),
+        "per_request": law.per_request,
+        "per_kv": law.per_kv_token,
+        "per_prefill": law.per_prefill_token,
+        "per_token": shrink / SHRINK_TILE + expand / EXPAND_TILE,
+        "per_adapter": law.per_adapter,
+        "per_small_adapter": small,
+        "per_adapter_request": law.per_adapter_request,
+        "per_registered": law.per_registered,
+        "small_tile": tile - shrink,
+        "eager": law.eager,
+        "load_ms": profile.load_ms.to_gpu,
+        "slots": slots,
+        "kv_tokens": max(1, profile.kv_blocks(slots, max_rank) * profile.kv.block_tokens),
+        "max_tokens": profile.limits.max_num_batched_tokens,
+        "max_seqs": profile.limits.max_num_seqs,
+        "rank": max_rank,
+    }
+    return np.array([values[name] for name in SERVER_TERMS], dtype=np.float64)
+
+
+def context(profile: Profile, slots: int, cv: float) -> Floats:
+    """What kind of server it is, shape (CONTEXT,): ratios of its constants, in logarithms; not its max rank.
+
+    Without the max rank, so that what depends on the context stays as it is when an adapter of a higher rank comes;
+    the KV cache is as if slots had the smallest rank.
+    """
+    law, limits = profile.step_ms, profile.limits
+    least = min(limits.lora_ranks)
+    ratios = (
+        law.per_request * 256,
+        law.per_kv_token * 1e5,
+        law.per_prefill_token * 1e3,
+        law.per_adapter * 64,
+        law.per_small_adapter * 64,
+        law.per_small_adapter_rank * 64 * 16,
+        law.per_registered * 64 * 256,
+        law.per_adapter_request * 64 * 256,
+        law.per_slot_shrink * slots * 8,
+        law.per_slot_expand * slots * 8,
+        law.eager,
+        law.per_waiting * 1e3,
+        profile.load_ms.to_gpu,
+        profile.load_ms.smaller_rank,
+    )
+    sizes = (
+        slots / 64,
+        max(profile.kv_tokens(slots, least), 1.0) / 1e5,
+        limits.max_num_batched_tokens / 2048,
+        limits.max_num_seqs / 1024,
+        law.base / 12,
+    )
+    logs = np.concatenate((np.log(np.array(ratios) / law.base + 1e-3), np.log(np.array(sizes))))
+    return np.concatenate((logs, [math.log(cv), float(profile.rules != "vllm-0.8.5")]))
+
+
+def row_logs(terms: Any, xp: Any) -> Any:
+    """The fluid model's rows at fixed step times as logarithms of weights, shape (..., 2 * PACES, ROWS, EMBEDDING).
+
+    At the step time t of a pace a load fits if the sum of each row is at most 1: what it adds to a step's time over
+    t - base, adapters over slots, KV tokens, tokens and sequences over their limits. In the first half of the paces
+    every adapter has a slot; in the second those that run have one, and adapters have to be loaded. What does not
+    belong to a row has a faint weight, for training to change. All grow with the max rank.
+
+    Args:
+        terms: servers, shape (..., len(SERVER_TERMS)).
+        xp: ``numpy`` or ``torch``: the same code makes the weights in training and after it.
+    """
+
+    def of(name: str) -> Any:
+        return terms[..., SERVER[name], None]
+
+    grown = FIRST_PACE * PACE_RATIO ** xp.arange(PACES, dtype=terms.dtype)
+    pace_ms = 1e3 * of("base_s") * grown
+    spare_ms = xp.maximum(pace_ms - of("steps_ms"), LEAST_SPARE * pace_ms)
+    token_ms = of("per_token") + of("eager") / (2 * GRAPH_TOKENS)
+    per_slot = FAINT / of("slots") + 0.0 * grown
+    nothing = 0.0 * per_slot
+    own = xp.eye(PACES, dtype=terms.dtype)
+
+    def row(asked: Any, busy: Any, turn: Any, running: Any, kv: Any, prefill: Any) -> Any:
+        """One row: what it counts of adapters, of those busy at its pace, and of traffic per t0 of exposure."""
+        counts = [per_slot, asked, per_slot * grown, running * grown, kv * grown, prefill * grown]
+        ramps = per_slot[..., None] + xp.zeros(RAMPS, dtype=terms.dtype)
+        at_pace = [value[..., None] * own + per_slot[..., None] for value in (busy, turn)]
+        return xp.concatenate([xp.stack([*counts, 1e-3 * per_slot * grown], -1), *at_pace, ramps], -1)
+
+    adapter_ms = of("per_adapter") + REGISTERED_GUESS * of("per_registered")
+    request_ms, prefill_ms = of("per_request") + token_ms, of("per_prefill") + token_ms
+    load_ms = of("load_ms") * (1.0 + of("slots") / 6)
+    some = per_slot, 1e-3 * per_slot, 0.1 * per_slot
+    step = (request_ms / spare_ms, of("per_kv") / spare_ms, prefill_ms / spare_ms)
+    limits = [
+        row(per_slot, nothing, nothing, nothing, nothing + 1.0 / of("kv_tokens"), nothing),
+        row(per_slot, nothing, nothing, nothing + 1.0 / of("max_tokens"), nothing, nothing + 1.0 / of("max_tokens")),
+        row(per_slot, nothing, nothing, nothing + 1.0 / of("max_seqs"), nothing, nothing),
+    ]
+    all_resident = [
+        row(per_slot, adapter_ms / spare_ms, nothing, *step),
+        row(per_slot / FAINT, nothing, nothing, *some),
+    ]
+    with_loads = [
+        row(per_slot, adapter_ms / spare_ms, load_ms / spare_ms, *step),
+        row(per_slot, per_slot / FAINT, per_slot, *some),
+    ]
+    halves = [xp.stack([*first, *limits], -2) for first in (all_resident, with_loads)]
+    return xp.log(xp.concatenate(halves, -3) + TINIEST)

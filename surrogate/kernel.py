@@ -1,0 +1,352 @@
+"""The compiled part of the surrogate: embeddings of adapters, their sums, and the fluid model's short form on the sums.
+
+All that is compiled stands in this file, with the layout of its arrays: Numba's cache does not see changes elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from loraplan.profiles import GRAPH_TOKENS, SHRINK_TILE, SMALL_TOKENS
+
+HOUR_S = 3600.0
+PACES = 12
+FIRST_PACE, PACE_RATIO = 1.25, 1.38
+"""Step times from a quarter more than the base to 43 times as long."""
+RAMPS = 19
+FIRST_RAMP = -14
+"""Octaves of rho * t0: from an adapter that runs a few times in a day to one that fills a server."""
+
+REGISTERED, ASKED, ARRIVALS, RUNNING, KV, PREFILL, SQUARED = range(7)
+FIRST_BUSY = 7
+FIRST_TURN = FIRST_BUSY + PACES
+FIRST_RAMP_TERM = FIRST_TURN + PACES
+EMBEDDING = FIRST_RAMP_TERM + RAMPS
+
+TRAFFIC = np.dtype([(name, np.float64) for name in ("rate", "tokens_in", "tokens_out", "kv", "out_squared")])
+"""An adapter's traffic: requests/s and its lengths' means."""
+
+SERVER_TERMS = (
+    "base_s",  # t0, seconds
+    "steps_ms",  # a step of no requests: base and half a tile of the slots' kernels
+    "per_request",
+    "per_kv",
+    "per_prefill",
+    "per_token",
+    "per_adapter",
+    "per_small_adapter",
+    "per_adapter_request",
+    "per_registered",
+    "small_tile",
+    "eager",
+    "load_ms",
+    "slots",
+    "kv_tokens",
+    "max_tokens",
+    "max_seqs",
+    "rank",
+)
+SERVER = {name: place for place, name in enumerate(SERVER_TERMS)}
+BASE_S, STEPS, SLOTS, KV_TOKENS, MAX_TOKENS, MAX_SEQS = (
+    SERVER[name] for name in ("base_s", "steps_ms", "slots", "kv_tokens", "max_tokens", "max_seqs")
+)
+
+STEADY = 10
+"""Figures of ``steady``: logarithms of share, step time / t0, exposure / t0, and use of KV, tokens, sequences, slots."""
+HEAD_INPUTS = STEADY + PACES + 7
+
+
+@njit(cache=True, nogil=True)
+def embed(traffic, base_s, into):  # type: ignore[no-untyped-def]
+    """Fill ``into``, shape (adapters, EMBEDDING), for adapters of ``TRAFFIC`` on a server whose step base is ``base_s``."""
+    for i in range(traffic.size):
+        a, row = traffic[i], into[i]
+        rho = a.rate * a.tokens_out
+        row[REGISTERED] = 1.0
+        row[ASKED] = 1.0 - math.exp(-a.rate * HOUR_S)
+        row[ARRIVALS] = a.rate * base_s
+        row[RUNNING] = rho * base_s
+        row[KV] = rho * a.kv * base_s
+        row[PREFILL] = a.rate * a.tokens_in * base_s
+        row[SQUARED] = a.rate * a.out_squared * base_s
+        pace = FIRST_PACE * base_s
+        for g in range(PACES):
+            row[FIRST_BUSY + g] = 1.0 - math.exp(-rho * pace)
+            row[FIRST_TURN + g] = row[FIRST_BUSY + g] / a.tokens_out
+            pace *= PACE_RATIO
+        octave = math.log2(rho * base_s) - FIRST_RAMP if rho > 0.0 else -1.0
+        for j in range(RAMPS):
+            row[FIRST_RAMP_TERM + j] = min(max(octave - j, 0.0), 1.0)
+
+
+@njit(cache=True, nogil=True)
+def _step_ms(sums, server, exposure, busy, turn):  # type: ignore[no-untyped-def]
+    """Mean step time at an exposure (s) in which ``busy`` adapters would run and ``turn`` come, roughly as `twin.fluid`.
+
+    Where slots are short those that come are loaded, and evict others that run (docs/twin.md).
+    """
+    part = exposure / server[BASE_S]
+    running, prefill = sums[RUNNING] * part, sums[PREFILL] * part
+    tokens = running + prefill
+    small = math.exp(-sums[ARRIVALS] * part) / (
+        1.0 + math.exp(1.7 * (running - SMALL_TOKENS) / math.sqrt(running + 1.0))
+    )
+    ms = server[STEPS] + server[2] * running + server[3] * sums[KV] * part + server[4] * prefill
+    ms += server[5] * tokens + server[11] * min(1.0, tokens / (2 * GRAPH_TOKENS))
+    each = server[6] + small * (server[7] - server[6]) + server[9] * sums[REGISTERED]
+    slots = server[SLOTS]
+    missing = max(0.0, 1.0 - slots / max(sums[ASKED], 1e-9))
+    ms += missing * server[12] * (1.0 + min(busy, slots) / 6.0) * turn * min(1.0, slots / max(busy, 1e-9))
+    return ms + (each + server[8] * running) * min(busy, slots) + small * server[10] * (running / SHRINK_TILE + 0.5)
+
+
+@njit(cache=True, nogil=True)
+def _at(sums, server, exposure, g):  # type: ignore[no-untyped-def]
+    """Step seconds at an exposure between pace ``g`` and the next (-1: below the first), and busy adapters there."""
+    if g < 0:
+        part = exposure / (FIRST_PACE * server[BASE_S])
+        busy, turn = part * sums[FIRST_BUSY], part * sums[FIRST_TURN]
+    else:
+        low = FIRST_PACE * server[BASE_S] * PACE_RATIO**g
+        part = min((exposure - low) / ((PACE_RATIO - 1.0) * low), 1.0)
+        busy = sums[FIRST_BUSY + g] + part * (sums[FIRST_BUSY + g + 1] - sums[FIRST_BUSY + g])
+        turn = sums[FIRST_TURN + g] + part * (sums[FIRST_TURN + g + 1] - sums[FIRST_TURN + g])
+    return 1e-3 * _step_ms(sums, server, exposure, busy, turn), busy
+
+
+@njit(cache=True, nogil=True)
+def steady(sums, server, into):  # type: ignore[no-untyped-def]
+    """Fill ``into``, shape (STEADY,), with the steady state that the fluid model sees in these sums.
+
+    The largest pace that is shorter than its step, by bisection, then false position between it and the next.
+    """
+    base_s = server[BASE_S]
+    first = FIRST_PACE * base_s
+    running, kv, tokens = max(sums[RUNNING], 1e-12), max(sums[KV], 1e-9), max(sums[RUNNING] + sums[PREFILL], 1e-12)
+    top = base_s * min(server[KV_TOKENS] / kv, server[MAX_SEQS] / running, server[MAX_TOKENS] / tokens)
+    top = max(top, 1.001 * base_s)
+    g_top = min(max(int(math.floor(math.log(top / first) / math.log(PACE_RATIO))), -1), PACES - 2)
+    at_top = _at(sums, server, top, g_top)[0]
+    low, high = -1, g_top + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        pace = first * PACE_RATIO**middle
+        if _at(sums, server, pace, middle)[0] > pace:
+            low = middle
+        else:
+            high = middle
+    left = first * PACE_RATIO**low if low >= 0 else base_s
+    right = top if high > g_top else first * PACE_RATIO**high
+    exposure = right
+    seconds, busy = _at(sums, server, right, low)
+    if seconds < right:
+        short, spare = left - _at(sums, server, left, low)[0], right - seconds
+        for _ in range(4):
+            if short >= 0.0:
+                break
+            exposure = (left * spare - right * short) / (spare - short)
+            seconds, busy = _at(sums, server, exposure, low)
+            if exposure < seconds:
+                left, short = exposure, exposure - seconds
+            else:
+                right, spare = exposure, exposure - seconds
+    part = exposure / base_s
+    into[0] = math.log(exposure / seconds)
+    into[1] = math.log(seconds / base_s)
+    into[2] = math.log(part)
+    into[3] = math.log(kv * part / server[KV_TOKENS])
+    into[4] = math.log(tokens * part / server[MAX_TOKENS])
+    into[5] = math.log(running * part / server[MAX_SEQS])
+    into[6] = math.log(busy / server[SLOTS] + 1e-6)
+    into[7] = math.log(running * part)
+    prompt_s = 1e-3 * (server[4] + server[5]) * sums[PREFILL] / max(sums[ARRIVALS], 1e-12)
+    into[8] = math.log((prompt_s + 1.5 * seconds) / base_s)
+    into[9] = math.log(at_top / top)
+
+
+@njit(cache=True, nogil=True)
+def head_inputs(sums, server, into):  # type: ignore[no-untyped-def]
+    """Fill ``into``, shape (HEAD_INPUTS,), with what predictions are made of, beside context and margin.
+
+    The steady state, and logarithms of adapters that run at each pace per slot, of adapters (in all, per slot, asked
+    for per slot) and of the requests' mean lengths.
+    """
+    steady(sums, server, into)
+    for i in range(STEADY):
+        into[i] = min(max(into[i], -12.0), 12.0)
+    slots = server[SLOTS]
+    for g in range(PACES):
+        into[STEADY + g] = math.log(sums[FIRST_BUSY + g] / slots + 1e-4)
+    at = STEADY + PACES
+    requests, answers = max(sums[ARRIVALS], 1e-12), max(sums[RUNNING], 1e-12)
+    into[at] = math.log(max(sums[REGISTERED], 1.0)) - 4.0
+    into[at + 1] = math.log(max(sums[REGISTERED], 1.0) / slots)
+    into[at + 2] = math.log(max(sums[ASKED], 1e-6) / slots)
+    into[at + 3] = math.log(answers / requests) - 5.0
+    into[at + 4] = math.log(max(sums[PREFILL], 1e-12) / requests) - 5.0
+    into[at + 5] = math.log(max(sums[KV], 1e-9) / answers) - 6.0
+    into[at + 6] = math.log(max(sums[SQUARED], 1e-9) / answers) - 6.0
+
+
+@njit(cache=True, nogil=True)
+def sum_up(traffic, ends, base_s, sums):  # type: ignore[no-untyped-def]
+    """Fill ``sums``, shape (loads, EMBEDDING), with the sums of the embeddings of each load's adapters."""
+    start = 0
+    for row in range(ends.size):
+        mine = traffic[start : ends[row]]
+        each = np.zeros((mine.size, EMBEDDING))
+        embed(mine, base_s[row], each)
+        for i in range(mine.size):
+            sums[row] += each[i]
+        start = ends[row]
+
+
+@njit(cache=True, nogil=True)
+def all_head_inputs(sums, server, inputs):  # type: ignore[no-untyped-def]
+    """`head_inputs` of every load."""
+    for row in range(sums.shape[0]):
+        head_inputs(sums[row], server[row], inputs[row])
+
+
+FIXED_POINT = 2.0**32
+"""Embeddings are added as whole numbers of 1 / FIXED_POINT: sums that do not depend on the order of the adapters, so
+that one adapter more never makes a sum smaller, not even by a last bit."""
+LARGEST = 5.0
+"""Logarithms of rows are clipped here before predictions are made of them."""
+LEAST_ROW = 1e-9
+
+
+@njit(cache=True, nogil=True)
+def fixed_embeddings(traffic, base_s, table):  # type: ignore[no-untyped-def]
+    """Fill ``table``, shape (adapters, EMBEDDING), int64, with the embeddings in fixed point."""
+    each = np.zeros((traffic.size, EMBEDDING))
+    embed(traffic, base_s, each)
+    for i in range(traffic.size):
+        for j in range(EMBEDDING):
+            table[i, j] = np.int64(math.ceil(each[i, j] * FIXED_POINT))
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _dot(left, right):  # type: ignore[no-untyped-def]
+    total = np.float32(0.0)
+    for j in range(left.size):
+        total += left[j] * right[j]
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _margin(weights, sums, rows):  # type: ignore[no-untyped-def]
+    """The smallest, over the paces, of the largest row; ``rows`` becomes the logarithms of that pace's rows."""
+    best = np.float32(np.inf)
+    own = np.empty(rows.size, dtype=np.float32)
+    for k in range(weights.shape[0]):
+        worst = np.float32(LEAST_ROW)
+        for r in range(own.size):
+            own[r] = _dot(weights[k, r], sums)
+            worst = max(worst, own[r])
+            if worst >= best:
+                break
+        if worst < best:
+            best = worst
+            rows[:] = own
+    for r in range(rows.size):
+        rows[r] = min(max(math.log(max(rows[r], LEAST_ROW)), -LARGEST), LARGEST)
+    return math.log(best)
+
+
+@njit(cache=True, nogil=True)
+def _layer(weight, bias, inputs, outputs, bend):  # type: ignore[no-untyped-def]
+    """A linear layer; then, if ``bend``, SiLU."""
+    for j in range(outputs.size):
+        value = bias[j] + _dot(weight[j], inputs)
+        outputs[j] = value / (1.0 + math.exp(-value)) if bend else value
+
+
+@njit(cache=True, nogil=True)
+def _softplus(value):  # type: ignore[no-untyped-def]
+    return max(value, 0.0) + math.log1p(math.exp(-abs(value)))
+
+
+@njit(cache=True, nogil=True)
+def judge_sums(sums, server, server_of, weights, context, scaling, layers, log_share, figures):  # type: ignore[no-untyped-def]
+    """Margin and predictions of loads whose sums are known.
+
+    Args:
+        sums: shape (loads, EMBEDDING).
+        server: shape (servers, terms); ``server_of``, shape (loads,), says which is whose.
+        weights: shape (servers, paces, rows, EMBEDDING), float32.
+        context: shape (servers, CONTEXT + 1), float32: normalised, and the octaves of the max rank.
+        scaling: mean and scale of the head's inputs, each float32.
+        layers: weight and bias of its three layers, float32.
+        log_share: shape (loads,), filled in.
+        figures: shape (loads, quantiles, targets), filled with logarithms of the figures.
+    """
+    raw = np.empty(HEAD_INPUTS)
+    mean, scale = scaling
+    first, first_bias, second, second_bias, third, third_bias = layers
+    inputs = np.empty(first.shape[1], dtype=np.float32)
+    hidden, deeper = np.empty(first.shape[0], dtype=np.float32), np.empty(second.shape[0], dtype=np.float32)
+    out = np.empty(third.shape[0], dtype=np.float32)
+    rows = np.empty(weights.shape[2], dtype=np.float32)
+    own = np.empty(EMBEDDING, dtype=np.float32)
+    widths = context.shape[1]
+    targets = figures.shape[2]
+    for n in range(sums.shape[0]):
+        m = server_of[n]
+        for j in range(EMBEDDING):
+            own[j] = sums[n, j]
+        log_share[n] = _margin(weights[m], own, rows)
+        head_inputs(sums[n], server[m], raw)
+        for j in range(HEAD_INPUTS):
+            inputs[j] = (raw[j] - mean[j]) / scale[j]
+        inputs[HEAD_INPUTS : HEAD_INPUTS + widths] = context[m]
+        inputs[HEAD_INPUTS + widths : HEAD_INPUTS + widths + rows.size] = rows
+        inputs[HEAD_INPUTS + widths + rows.size] = rows.max()
+        _layer(first, first_bias, inputs, hidden, True)
+        _layer(second, second_bias, hidden, deeper, True)
+        _layer(third, third_bias, deeper, out, False)
+        base_s = server[m, BASE_S]
+        for t in range(targets):
+            base = min(raw[0], 0.0)
+            if t == 1:
+                base = math.log(1e3 * base_s) + raw[1]
+            elif t == 2:
+                base = math.log(base_s) + raw[8]
+            elif t == 3:
+                base = raw[3]
+            middle = base + out[targets + t]
+            figures[n, 0, t] = middle - _softplus(out[t])
+            figures[n, 1, t] = middle
+            figures[n, 2, t] = middle + _softplus(out[2 * targets + t])
+
+
+@njit(cache=True, nogil=True)
+def add_up(tables, gpu_type, members, ends, sums):  # type: ignore[no-untyped-def]
+    """Fill ``sums`` for loads of adapters ``members``, load after load up to ``ends``; ``tables`` by GPU type."""
+    total = np.empty(EMBEDDING, dtype=np.int64)
+    start = 0
+    for n in range(ends.size):
+        total[:] = 0
+        table = tables[gpu_type[n]]
+        for place in range(start, ends[n]):
+            row = table[members[place]]
+            for j in range(EMBEDDING):
+                total[j] += row[j]
+        start = ends[n]
+        for j in range(EMBEDDING):
+            sums[n, j] = total[j] / FIXED_POINT
+
+
+@njit(cache=True, nogil=True)
+def widest(ranks, members, ends, into):  # type: ignore[no-untyped-def]
+    """Fill ``into``, shape (loads,), with each load's largest rank; 1 where it has no adapter."""
+    start = 0
+    for n in range(ends.size):
+        rank = 1
+        for place in range(start, ends[n]):
+            rank = max(rank, ranks[members[place]])
+        into[n] = rank
+        start = ends[n]

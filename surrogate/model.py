@@ -1,0 +1,173 @@
+"""The trained surrogate without torch: weights and model card in a folder, predictions from sums of embeddings."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from loraplan.errors import BadInputError
+from loraplan.files import write_bytes, write_text
+from loraplan.profiles import Profile, first_problem
+from loraplan.workload import Floats
+from surrogate import features, kernel
+from surrogate.calibration import Calibration
+from surrogate.examples import TARGETS, Examples
+
+Floats32 = NDArray[np.float32]
+
+WEIGHTS, CARD = "weights.safetensors", "card.json"
+SHIPPED = Path(__file__).parent / "default"
+SHAPES: dict[str, tuple[int, ...]] = {}
+"""Of the tensors that a model consists of, -1 for any length; filled in below."""
+
+
+class Card(BaseModel):
+    """What is known of a model: data, settings, errors, the range of what it was trained on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    name: str = Field(min_length=1)
+    loraplan: str = Field(description="version that trained it")
+    created: str = Field(description="UTC time, ISO 8601")
+    weights_sha256: str = Field(description="of the weights file")
+    data: dict[str, Any] = Field(description="dataset: design, rows, workloads, parts, hashes of profiles")
+    settings: dict[str, Any] = Field(description="of the training")
+    errors: dict[str, float] = Field(description="on workloads that were not trained on")
+    low: tuple[float, ...] = Field(description="least of each input in training")
+    high: tuple[float, ...] = Field(description="largest of each input in training")
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What a model says of n loads.
+
+    Attributes:
+        score: shape (n,), how far beyond what the server can carry: logarithm of the share of it that the load takes,
+            in units of this server's sharpness. Above 0 a load rather starves than not.
+        log_share: shape (n,), the same without the sharpness.
+        figures: shape (n, quantiles, targets): ``features.QUANTILES`` of ``examples.TARGETS``, in their units.
+    """
+
+    score: Floats
+    log_share: Floats
+    figures: Floats
+
+    def median(self, target: str) -> Floats:
+        """The median of a target, shape (n,)."""
+        return self.figures[:, features.QUANTILES.index(0.5), TARGETS.index(target)]
+
+
+@dataclass(frozen=True, eq=False)
+class Servers:
+    """What a model makes of servers: rows' weights and contexts, ready for `judge_sums`; first axis: servers."""
+
+    terms: Floats
+    weights: Floats32
+    context: Floats32
+    beta: Floats
+
+
+class Model:
+    """Weights, calibration and card; thread-safe, as nothing in it changes."""
+
+    def __init__(self, tensors: Mapping[str, NDArray[Any]], calibration: Calibration, card: Card) -> None:
+        """Take what `load` read, or training made; tensors by their names in ``surrogate.network.Surrogate``."""
+        self.tensors = {name: np.ascontiguousarray(tensor, dtype=np.float32) for name, tensor in tensors.items()}
+        self.calibration = calibration
+        self.card = card
+
+    def servers(self, terms: Floats, context: Floats) -> Servers:
+        """Prepare servers: ``features.server`` and ``features.context`` of each, shapes (servers, ...)."""
+        own = self.tensors
+        normal = ((context - own["context_mean"]) / own["context_scale"]).astype(np.float32)
+        octaves = np.log2(terms[:, kernel.SERVER["rank"]] / features.RANK_AT).astype(np.float32)
+        paces, rows = own["margin.by_pace"].shape
+        halves, _, width = own["margin.by_term"].shape
+        made = _net(own, "margin.hyper", normal)
+        by_pace = own["margin.by_pace"] + made[:, : paces * rows].reshape(-1, paces, rows)
+        by_term = own["margin.by_term"] + made[:, paces * rows :].reshape(-1, halves, rows, width)
+        slopes = np.logaddexp(0.0, own["margin.rank_slope"])
+        by_term = by_term + slopes * np.maximum(octaves, 0.0)[:, None, None, None]
+        factor = by_pace[..., None] + np.repeat(by_term, paces // halves, axis=1)
+        return Servers(
+            terms=terms,
+            weights=np.exp(features.row_logs(terms, np) + factor).astype(np.float32),
+            context=np.concatenate((normal, octaves[:, None]), axis=1),
+            beta=features.USUAL_SHARPNESS * np.exp(_net(own, "margin.sharpness", normal)[:, 0].astype(np.float64)),
+        )
+
+    def judge(self, sums: Floats, servers: Servers, server_of: NDArray[np.int64]) -> Judged:
+        """Judge loads by their sums, shape (n, EMBEDDING); ``server_of`` says whose each is."""
+        log_share = np.empty(len(sums))
+        figures = np.empty((len(sums), len(features.QUANTILES), len(TARGETS)))
+        scaling, layers = self._head
+        kernel.judge_sums(
+            sums, servers.terms, server_of, servers.weights, servers.context, scaling, layers, log_share, figures
+        )
+        np.exp(figures, out=figures)
+        for target in ("served_fraction", "kv_utilisation"):
+            place = figures[:, :, TARGETS.index(target)]
+            np.minimum(place, 1.0, out=place)
+        return Judged(servers.beta[server_of] * log_share, log_share, figures)
+
+    def judge_examples(self, examples: Examples) -> Judged:
+        """Judge examples, each of which has a server of its own."""
+        parts = []
+        for start in range(0, max(len(examples), 1), 512):
+            part = examples.select(np.arange(start, min(start + 512, len(examples))))
+            parts.append(self.judge(part.sums, self.servers(part.server, part.context), np.arange(len(part))))
+        return Judged(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("score", "log_share", "figures")))
+
+    def outside(self, inputs: Floats, context: Floats) -> NDArray[np.bool_]:
+        """Which inputs are out of the range of the training, shape (n, inputs); names in ``features.INPUT_NAMES``."""
+        values = np.concatenate((inputs, context), axis=1)
+        low, high = np.array(self.card.low), np.array(self.card.high)
+        slack = RANGE_SLACK * (high - low) + 1e-6
+        return (values < low - slack) | (values > high + slack)
+
+    @cached_property
+    def _head(self) -> tuple[tuple[Floats32, ...], tuple[Floats32, ...]]:
+        own = self.tensors
+        layers = tuple(own[f"head.net.{place}.{part}"] for place in (0, 2, 4) for part in ("weight", "bias"))
+        return (own["inputs_mean"], own["inputs_scale"]), layers
+
+    def save(self, folder: Path) -> None:
+        """Write weights and card into ``folder``, each atomically.
+
+        Raises:
+            BadInputError: the folder cannot be written.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        write_bytes(folder / WEIGHTS, self.to_bytes())
+        write_text(folder / CARD, json.dumps(self.card.model_dump(mode="json"), indent=1) + "\n")
+
+    def to_bytes(self) -> bytes:
+        """The weights file."""
+        return bytes(save_tensors({**self.tensors, **self.calibration.tensors()}))
+
+
+RANGE_SLACK = 0.05
+"""Of the range of an input in training, how far beyond its ends it is still not out of range."""
+
+
+def _net(tensors: Mapping[str, Floats32], name: str, inputs: Floats32) -> Floats32:
+    """A network of three layers with tanh between them."""
+    for place in (0, 2, 4):
+        inputs = inputs @ tensors[f"{name}.{place}.weight"].T + tensors[f"{name}.{place}.bias"]
+        if place < 4:
+            inputs = np.tanh(inputs)
+    return inputs
