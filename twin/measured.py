@@ -224,7 +224,11 @@ def lengths_of(runs: Iterable[MeasuredRun]) -> Lengths:
 
     Lognormal laws would have answers far longer than any there was.
     """
-    mean_in, mean_out = delivered(runs)
+    return sharegpt(*delivered(runs))
+
+
+def sharegpt(mean_in: float, mean_out: float) -> Lengths:
+    """Joint request lengths in the shape of ShareGPT with these means (tokens): Gamma laws within its bounds."""
     first, second = normal_points()
     angle = math.asin(_copula(SHAREGPT["correlation"]))
     mixed = math.sin(angle) * first + math.cos(angle) * second
