@@ -1,0 +1,151 @@
+"""Where simulations run: the cores of this machine, or a Ray cluster. Both through joblib, with results in order."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import joblib
+
+from loraplan.errors import BadInputError, LoraplanError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+RESTARTS = 3
+"""How often in a row workers may die without a single result between: what dies so often will do so again."""
+
+
+class ExecutorName(StrEnum):
+    """Who runs the simulations."""
+
+    local = "local"
+    ray = "ray"
+
+
+class WorkersDiedError(LoraplanError):
+    """Workers were killed again and again."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Executor:
+    """Worker processes for many tasks.
+
+    Attributes:
+        backend: joblib's name of who runs the tasks, or the backend itself.
+        workers: processes at a time.
+        deaths: errors that say that a worker died, and not that a task is wrong.
+    """
+
+    backend: Any
+    workers: int
+    deaths: tuple[type[BaseException], ...]
+
+    def results(self, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R]:
+        """Apply ``function`` to ``tasks``; results come in the order of the tasks, each as soon as it can.
+
+        If a worker dies (out of memory, its machine is gone), the workers are started anew and what had no result yet
+        is done again.
+
+        Raises:
+            WorkersDiedError: they died ``RESTARTS`` times and more, with no result between.
+            Whatever ``function`` raises.
+        """
+        done = deaths = 0
+        while done < len(tasks):
+            try:
+                for result in self._stream(function, tasks[done:]):
+                    done += 1
+                    deaths = 0
+                    yield result
+            except self.deaths as error:
+                deaths += 1
+                if deaths > RESTARTS:
+                    raise WorkersDiedError(
+                        f"the workers died {deaths} times in a row; is there enough memory for {self.workers} workers? "
+                        f"({type(error).__name__})"
+                    ) from error
+
+    def _stream(self, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R]:
+        parallel = joblib.Parallel(self.workers, backend=self.backend, return_as="generator", batch_size=1)
+        results = parallel(joblib.delayed(function)(task) for task in tasks)
+        try:
+            yield from results
+        finally:
+            with warnings.catch_warnings():  # it is on purpose if there are results which nobody wants any more
+                warnings.simplefilter("ignore")
+                results.close()
+
+
+@contextmanager
+def opened(name: str = "local", workers: int | None = None, ray_address: str | None = None) -> Iterator[Executor]:
+    """Workers to be used in the block.
+
+    Args:
+        name: ``local`` or ``ray``.
+        workers: processes; one for each core (of the cluster) if not given.
+        ray_address: of the cluster's head, as ``ray.init`` takes it; if it is not given, nor in the environment as
+            RAY_ADDRESS, Ray is started on this machine for the time of the block.
+
+    Raises:
+        BadInputError: a wrong argument; Ray is not installed, cannot be reached or has too few cores.
+    """
+    if workers is not None and workers < 1:
+        raise BadInputError(f"workers: expected at least 1, got {workers}")
+    if name == ExecutorName.ray:
+        with _ray(workers, ray_address) as executor:
+            yield executor
+        return
+    if name != ExecutorName.local:
+        raise BadInputError(f"unknown executor {name!r}; known: {', '.join(ExecutorName)}")
+    if ray_address is not None:
+        raise BadInputError("an address of Ray makes no sense without the executor 'ray'")
+    yield Executor("loky", workers or joblib.cpu_count(), (BrokenProcessPool,))
+
+
+@contextmanager
+def _ray(workers: int | None, address: str | None) -> Iterator[Executor]:
+    try:
+        import ray
+        from ray.util.joblib.ray_backend import RayBackend
+    except ImportError:
+        raise BadInputError(
+            "the executor 'ray' needs Ray, which is not installed: pip install 'loraplan[ray]'"
+        ) from None
+
+    backend: Any = RayBackend()
+    backend.supports_return_generator = True  # it hands over each result as it comes, but does not tell joblib so
+    started = not ray.is_initialized()
+    if started:
+        _connect(ray, workers, address or os.environ.get("RAY_ADDRESS"))
+    try:
+        cores = int(ray.cluster_resources().get("CPU", 0))
+        if (workers or 1) > cores:
+            raise BadInputError(f"workers: the Ray cluster has {cores} CPUs, {workers or 1} are asked for")
+        errors = ray.exceptions
+        deaths = (errors.RayActorError, errors.WorkerCrashedError, errors.ObjectLostError)
+        yield Executor(backend, workers or cores, deaths)
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _connect(ray: Any, workers: int | None, address: str | None) -> None:
+    """Join the cluster at ``address``, or start one on this machine."""
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody unless that is asked for
+        ray.init(num_cpus=workers or joblib.cpu_count(), include_dashboard=False, **quiet)
+        return
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise BadInputError(f"Ray at {address}: {' '.join(str(error).split()):.200}") from None
