@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Any, TypeVar
 
 import joblib
@@ -18,8 +22,15 @@ from loraplan.errors import BadInputError, LoraplanError
 T = TypeVar("T")
 R = TypeVar("R")
 
+LOKY = "loky"
+"""joblib's worker processes on this machine."""
+
 RESTARTS = 3
 """How often in a row workers may die without a single result between: what dies so often will do so again."""
+
+
+WATCH_S = 0.5
+"""Seconds between looks whether the process that asked for the work is still there."""
 
 
 class ExecutorName(StrEnum):
@@ -76,7 +87,11 @@ class Executor:
 
     def _stream(self, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R]:
         parallel = joblib.Parallel(self.workers, backend=self.backend, return_as="generator", batch_size=1)
-        results = parallel(joblib.delayed(function)(task) for task in tasks)
+        if self.backend == LOKY:
+            with _ctrl_c_ignored():
+                results = parallel(joblib.delayed(_as_child)(os.getpid(), function, task) for task in tasks)
+        else:
+            results = parallel(joblib.delayed(function)(task) for task in tasks)
         try:
             yield from results
         finally:
@@ -108,7 +123,42 @@ def opened(name: str = "local", workers: int | None = None, ray_address: str | N
         raise BadInputError(f"unknown executor {name!r}; known: {', '.join(ExecutorName)}")
     if ray_address is not None:
         raise BadInputError("an address of Ray makes no sense without the executor 'ray'")
-    yield Executor("loky", workers or joblib.cpu_count(), (BrokenProcessPool,))
+    yield Executor(LOKY, workers or joblib.cpu_count(), (BrokenProcessPool,))
+
+
+@contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    """Ctrl-C has no effect in the block, nor in processes started in it, to which a terminal sends it as well.
+
+    They end when this process does or tells them to; without this each would print a traceback.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _as_child(parent: int, function: Callable[[T], R], task: T) -> R:
+    """Apply ``function`` in a process that ends when ``parent`` does, even if that is killed."""
+    if os.getpid() != parent:
+        _watch(parent)
+    return function(task)
+
+
+@cache
+def _watch(parent: int) -> None:
+    """Have this process end soon after its parent."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
