@@ -1,0 +1,47 @@
+"""Rows of a dataset that cost nothing: of the right columns, and different for every workload."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from surrogate import dataset
+from surrogate.design import SCHEMA, Design
+
+
+def made_up_rows(design: Design, workload: int) -> list[dict[str, Any]]:
+    """None to three rows, of anything that fits the schema."""
+    draws = np.random.default_rng([design.seed, workload])
+    count = int(draws.integers(0, 4))
+    return [
+        {field.name: _value(field.type, draws) for field in SCHEMA} | {"workload": workload, "row": row}
+        for row in range(count)
+    ]
+
+
+def slow_rows(design: Design, workload: int) -> list[dict[str, Any]]:
+    time.sleep(0.01)
+    return made_up_rows(design, workload)
+
+
+def run_command_with_slow_rows() -> None:
+    """The command line in a process of its own, with ``--workers 1``."""
+    from loraplan.cli import main
+
+    dataset.rows_of = slow_rows
+    main()
+
+
+def _value(kind: Any, draws: np.random.Generator) -> Any:
+    if pa.types.is_list(kind):
+        return [_value(kind.value_type, draws) for _ in range(draws.integers(0, 4))]
+    if pa.types.is_integer(kind):
+        return int(draws.integers(100))
+    if pa.types.is_floating(kind):
+        return float(np.float16(draws.random()))
+    if pa.types.is_boolean(kind):
+        return bool(draws.random() < 0.5)
+    return f"text {draws.integers(100)}"
