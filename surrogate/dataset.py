@@ -237,37 +237,34 @@ def _begin(design: Design, folder: Path) -> Manifest:
                 f"dataset {folder}: it was begun with {name} = {old}, and now that is {new}; "
                 "go on with what it was begun with, or choose another folder"
             )
-        manifest = there.with_shards(dict(_sound_shards(there, folder)))
+        sound = list(_sound_shards(there, folder))
+        if 0 < len(sound) < there.shards_in_all:
+            _check_same(there, sound[0], folder)
+        manifest = there.with_shards({shard.number: shard for shard in sound})
     manifest.save(folder)
     _sweep(manifest, folder)
     return manifest
 
 
-def _sound_shards(manifest: Manifest, folder: Path) -> Iterator[tuple[int, Shard]]:
-    """The shards that can be read; also makes sure that rows made from now on would be of the same kind."""
-    compared = False
+def _sound_shards(manifest: Manifest, folder: Path) -> Iterator[Shard]:
+    """The shards that can be read; what a crash damaged is made anew."""
     for shard in manifest.shards:
         try:
-            table = _read_shard(manifest, shard, folder)
+            _read_shard(manifest, shard, folder)
         except BadInputError:
             continue
-        if not compared:
-            _check_same(manifest, manifest.workloads_of(shard.number)[:1], table, folder)
-            compared = True
-        yield shard.number, shard
+        yield shard
 
 
-def _check_same(manifest: Manifest, workloads: range, table: pa.Table, folder: Path) -> None:
-    """Simulate one workload again: versions cannot tell that the code or the machine has changed, the rows do."""
-    if manifest.status == "complete":
-        return
-    again = simulate(Task(manifest, workloads))
+def _check_same(manifest: Manifest, shard: Shard, folder: Path) -> None:
+    """Simulate a workload again: versions do not tell that the code or the machine has changed, the rows do."""
+    workloads = manifest.workloads_of(shard.number)[:1]
+    table = _read_shard(manifest, shard, folder)
     before = table.filter(pc.equal(table["workload"], workloads.start))
-    if encode(before) != encode(again):
+    if encode(before) != encode(simulate(Task(manifest, workloads))):
         raise BadInputError(
             f"dataset {folder}: simulating workload {workloads.start} again gives other rows than those in "
-            f"{shard_file(workloads.start // manifest.workloads_per_shard)}: the code or the machine is another one; "
-            "choose another folder"
+            f"{shard.file}: the code or the machine is another one; choose another folder"
         )
 
 

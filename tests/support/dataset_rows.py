@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,10 @@ def slow_rows(design: Design, workload: int) -> list[dict[str, Any]]:
     return made_up_rows(design, workload)
 
 
-def run_command_with_slow_rows() -> None:
-    """The command line in a process of its own, with ``--workers 1``."""
-    from loraplan.cli import main
-
+def generate_slowly(design: Design, folder: Path) -> None:
+    """Generate a dataset at a pace that leaves time to kill the process."""
     dataset.rows_of = slow_rows
-    main()
+    dataset.generate(design, folder, workers=1)
 
 
 def _value(kind: Any, draws: np.random.Generator) -> Any:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 from support.dataset_rows import made_up_rows
 
 from loraplan.errors import BadInputError
-from surrogate import dataset
+from surrogate import dataset, executors
 from surrogate.dataset import append_rows, generate, read_dataset
 from surrogate.design import SCHEMA, Design
 from surrogate.executors import Executor, WorkersDiedError
@@ -116,27 +117,24 @@ def test_what_a_killed_process_left_is_cleared_away(folder: Path, tmp_path: Path
     assert files_of(folder) == whole | {"notes.txt": b"mine"}
 
 
-def test_kill_9_at_any_moment_loses_and_doubles_no_row(tmp_path: Path) -> None:
-    code = "from support.dataset_rows import run_command_with_slow_rows; run_command_with_slow_rows()"
-    (tmp_path / "design.yaml").write_text("{workloads: 300}\n")
-    command = [sys.executable, "-c", code, "dataset", str(tmp_path / "design.yaml"), "--workers", "1", "-o"]
+def test_kill_9_at_any_moment_loses_and_doubles_no_row(folder: Path, tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from support.dataset_rows import Design, generate_slowly; "
+        f"generate_slowly(Design(seed=3, workloads=300), Path({str(folder)!r}))"
+    )
     tests, root = Path(__file__).parents[1], Path(dataset.__file__).parents[1]
     env = os.environ | {"PYTHONPATH": f"{tests}{os.pathsep}{root}"}
-
-    def start() -> subprocess.Popen[bytes]:
-        return subprocess.Popen([*command, str(tmp_path / "killed")], env=env, start_new_session=True)
-
-    for shards in (1, 3):  # kill it once while it works on the next, once right when it starts to write
-        with start() as process:
-            while not (tmp_path / "killed" / f"shard-{shards:05d}.parquet").exists():
+    for shard in (0, 2):  # between the file and the manifest that lists it, if all goes well
+        with subprocess.Popen([sys.executable, "-c", code], env=env, start_new_session=True) as process:
+            while not (folder / f"shard-{shard:05d}.parquet").exists():
                 assert process.poll() is None
-                time.sleep(0.002)
+                time.sleep(0.001)
             os.killpg(process.pid, signal.SIGKILL)
-    assert read_manifest(tmp_path / "killed").status == "incomplete"
-    with start() as process:
-        assert process.wait(timeout=60) == 0
-    generate(Design(workloads=300), tmp_path / "whole", workers=1)
-    assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
+    assert read_manifest(folder).status == "incomplete"
+    design = MADE_UP.model_copy(update={"workloads": 300})
+    generate(design, folder, workers=1)
+    generate(design, tmp_path / "whole", workers=1)
+    assert files_of(folder) == files_of(tmp_path / "whole")
 
 
 def truncate(path: Path) -> None:
@@ -219,8 +217,7 @@ def test_another_design_or_version_is_refused(folder: Path) -> None:
 def test_code_that_makes_other_rows_is_noticed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generate(MADE_UP, folder, workers=1)
     (folder / "shard-00002.parquet").unlink()
-    later = [row | {"row": row["row"]} for row in made_up_rows(Design(seed=99), 0)]
-    monkeypatch.setattr(dataset, "rows_of", lambda design, workload: [row | {"workload": workload} for row in later])
+    monkeypatch.setattr(dataset, "rows_of", lambda _, workload: made_up_rows(Design(seed=99), workload))
     with pytest.raises(BadInputError, match=r"simulating workload 0 again gives other rows than those in shard-00000"):
         generate(MADE_UP, folder, workers=1)
 
@@ -303,8 +300,6 @@ def die(task: int) -> int:
 
 
 def loky() -> Executor:
-    from concurrent.futures.process import BrokenProcessPool
-
     return Executor("loky", 2, (BrokenProcessPool,))
 
 
@@ -313,8 +308,9 @@ def test_a_worker_that_is_killed_costs_no_result(tmp_path: Path) -> None:
     assert (tmp_path / "killed").exists()
 
 
-def test_workers_that_always_die_end_it() -> None:
-    with pytest.raises(WorkersDiedError, match="the workers died 4 times in a row"):
+def test_workers_that_always_die_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors, "RESTARTS", 1)
+    with pytest.raises(WorkersDiedError, match="the workers died 2 times in a row"):
         list(loky().results(die, [1, 2]))
 
 
