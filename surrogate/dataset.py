@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from pydantic import ValidationError
 from loraplan.errors import BadInputError, LoraplanError
 from loraplan.files import write_bytes
 from loraplan.profiles import first_problem
-from surrogate.design import SCHEMA, Design, rows_of
+from surrogate.design import Design, rows_of
 from surrogate.executors import Executor, opened
 from surrogate.manifest import (
     DESIGN_PART,
@@ -283,25 +282,28 @@ def _missing_shards(manifest: Manifest, folder: Path, crew: Executor, tell: OnPr
     missing = [number for number in range(manifest.shards_in_all) if number not in shards]
     made_from = manifest.with_shards({}).model_copy(update={"parts": {}})
     tasks = {number: _tasks(made_from, manifest.workloads_of(number)) for number in missing}
-    results = crew.results(simulate, [task for number in missing for task in tasks[number]])
     total = manifest.design.workloads
     done = sum(len(manifest.workloads_of(number)) for number in shards)
     rows = manifest.rows
     tell(done, total, rows)
-    for number in missing:
-        tables = [SCHEMA.empty_table()]
-        for task, table in zip(tasks[number], islice(results, len(tasks[number])), strict=True):
-            tables.append(table)
-            done += len(task.workloads)
-            rows += table.num_rows
-            tell(done, total, rows)
-        content = encode(pa.concat_tables(tables))
-        write_bytes(folder / shard_file(number), content)
-        count = sum(table.num_rows for table in tables)
-        shards[number] = Shard(number=number, rows=count, sha256=digest(content))
-        manifest = manifest.with_shards(shards)
-        manifest.save(folder)
-        yield manifest
+    with closing(crew.results(simulate, [task for number in missing for task in tasks[number]])) as results:
+        for number in missing:
+            tables = []
+            for task in tasks[number]:
+                tables.append(next(results))
+                done += len(task.workloads)
+                rows += tables[-1].num_rows
+                tell(done, total, rows)
+            shards[number] = _write_shard(folder, number, pa.concat_tables(tables))
+            manifest = manifest.with_shards(shards)
+            manifest.save(folder)
+            yield manifest
+
+
+def _write_shard(folder: Path, number: int, table: pa.Table) -> Shard:
+    content = encode(table)
+    write_bytes(folder / shard_file(number), content)
+    return Shard(number=number, rows=table.num_rows, sha256=digest(content))
 
 
 def _tasks(made_from: Manifest, workloads: range) -> list[Task]:

@@ -7,9 +7,9 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -60,11 +60,11 @@ class Executor:
     workers: int
     deaths: tuple[type[BaseException], ...]
 
-    def results(self, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R]:
+    def results(self, function: Callable[[T], R], tasks: Sequence[T]) -> Generator[R, None, None]:
         """Apply ``function`` to ``tasks``; results come in the order of the tasks, each as soon as it can.
 
         If a worker dies (out of memory, its machine is gone), the workers are started anew and what had no result yet
-        is done again.
+        is done again. Close the iterator to stop them.
 
         Raises:
             WorkersDiedError: they died ``RESTARTS`` times and more, with no result between.
@@ -73,10 +73,11 @@ class Executor:
         done = deaths = 0
         while done < len(tasks):
             try:
-                for result in self._stream(function, tasks[done:]):
-                    done += 1
-                    deaths = 0
-                    yield result
+                with closing(self._stream(function, tasks[done:])) as results:
+                    for result in results:
+                        done += 1
+                        deaths = 0
+                        yield result
             except self.deaths as error:
                 deaths += 1
                 if deaths > RESTARTS:
@@ -85,7 +86,7 @@ class Executor:
                         f"({type(error).__name__})"
                     ) from error
 
-    def _stream(self, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R]:
+    def _stream(self, function: Callable[[T], R], tasks: Sequence[T]) -> Generator[R, None, None]:
         parallel = joblib.Parallel(self.workers, backend=self.backend, return_as="generator", batch_size=1)
         if self.backend == LOKY:
             with _ctrl_c_ignored():

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.dataset_rows import made_up_rows
+from support.dataset_rows import MARK, die, made_up_rows, number_or_die, simulate_or_die
 
 from loraplan.errors import BadInputError
 from surrogate import dataset, executors
@@ -28,6 +28,9 @@ from surrogate.manifest import read_manifest
 MADE_UP = Design(seed=3, workloads=150)
 SMALL = Design(seed=5, workloads=70, loads=1, most_adapters=8, horizon_s=5.0)
 """Of which the twin simulates a workload in a few ms."""
+
+IMPORTABLE = os.pathsep.join(str(path) for path in (Path(__file__).parents[1], Path(dataset.__file__).parents[1]))
+"""What other processes must find: the tests' support, and the packages that are tested."""
 
 
 @pytest.fixture(autouse=True)
@@ -122,8 +125,7 @@ def test_kill_9_at_any_moment_loses_and_doubles_no_row(folder: Path, tmp_path: P
         "from pathlib import Path; from support.dataset_rows import Design, generate_slowly; "
         f"generate_slowly(Design(seed=3, workloads=300), Path({str(folder)!r}))"
     )
-    tests, root = Path(__file__).parents[1], Path(dataset.__file__).parents[1]
-    env = os.environ | {"PYTHONPATH": f"{tests}{os.pathsep}{root}"}
+    env = os.environ | {"PYTHONPATH": IMPORTABLE}
     for shard in (0, 2):  # between the file and the manifest that lists it, if all goes well
         with subprocess.Popen([sys.executable, "-c", code], env=env, start_new_session=True) as process:
             while not (folder / f"shard-{shard:05d}.parquet").exists():
@@ -285,26 +287,13 @@ def test_a_wrong_part_is_refused(folder: Path, name: str, change: dict[str, Any]
 # ---- workers ----
 
 
-def pid_or_die(task: tuple[Path, int]) -> int:
-    """The task's number; whoever gets number 2 first is killed."""
-    folder, number = task
-    if number == 2 and not (folder / "killed").exists():
-        (folder / "killed").touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number
-
-
-def die(task: int) -> int:
-    os.kill(os.getpid(), signal.SIGKILL)
-    return task
-
-
 def loky() -> Executor:
     return Executor("loky", 2, (BrokenProcessPool,))
 
 
 def test_a_worker_that_is_killed_costs_no_result(tmp_path: Path) -> None:
-    assert list(loky().results(pid_or_die, [(tmp_path, number) for number in range(8)])) == list(range(8))
+    results = loky().results(number_or_die, [(tmp_path / "killed", number) for number in range(8)])
+    assert list(results) == list(range(8))
     assert (tmp_path / "killed").exists()
 
 
@@ -342,23 +331,18 @@ def test_two_workers_of_ray_make_the_same_rows_even_if_one_is_killed(
 ) -> None:
     monkeypatch.undo()
     ray = pytest.importorskip("ray")
+    monkeypatch.setenv("PYTHONPATH", IMPORTABLE)
+    monkeypatch.setenv(MARK, str(tmp_path / "mark"))
+    generate(SMALL, tmp_path / "local", workers=1)
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
-        generate(SMALL, tmp_path / "local", workers=2)
         generate(SMALL, tmp_path / "ray", "ray")
-        killed: list[int] = []
-
-        def kill_one(done: int, total: int, rows: int) -> None:
-            if done >= 12 and not killed:
-                from ray.util.state import list_workers
-
-                killed.extend(w.pid for w in list_workers(filters=[("worker_type", "=", "WORKER")]) if w.pid)
-                os.kill(killed[0], signal.SIGKILL)
-
         with pytest.raises(BadInputError, match="the Ray cluster has 2 CPUs, 3 are asked for"):
             generate(SMALL, tmp_path / "many", "ray", workers=3)
-        generate(SMALL, tmp_path / "killed", "ray", 2, on_progress=kill_one)
+        monkeypatch.setattr(dataset, "simulate", simulate_or_die)
+        generate(SMALL, tmp_path / "killed", "ray", workers=2)
     finally:
         ray.shutdown()
+    assert (tmp_path / "mark").exists()
     assert files_of(tmp_path / "ray") == files_of(tmp_path / "local")
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "local")
