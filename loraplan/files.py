@@ -65,7 +65,19 @@ def read_yaml(path: Path, what: str) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` atomically: a reader sees the old file or the new one, never a part.
+    """Write ``text`` to ``path`` atomically, as ``write_bytes`` does.
+
+    Raises:
+        BadInputError: the folder does not exist or cannot be written.
+    """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` atomically: a reader sees the old file or the new one, never a part.
+
+    That holds if the machine loses power, too: the content is on the disk before the name is. A process that is killed
+    leaves at most a temporary file, ``.NAME.xxxxxxxx``.
 
     Raises:
         BadInputError: the folder does not exist or cannot be written.
@@ -76,8 +88,10 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         raise BadInputError(f"cannot write {path}: {error.strerror}") from None
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         # mkstemp makes files private; a result is as readable as any other new file.
         umask = os.umask(0)
         os.umask(umask)

@@ -16,6 +16,7 @@ from loraplan.cli import INTERRUPTED, show, terminal
 from loraplan.cli import doctor as checks
 from loraplan.cli.calibrate import calibrate
 from loraplan.cli.capacity import capacity
+from loraplan.cli.dataset import dataset
 from loraplan.cli.fidelity import fidelity
 from loraplan.cli.group import ErrorsInOneLine, examples, interrupts
 from loraplan.cli.simulate import simulate
@@ -232,6 +233,13 @@ app.command(epilog=examples("calibrate --from-runs measured/ -o my-gpu.yaml --na
 app.command(
     epilog=examples("fidelity --runs runs.csv", "fidelity --runs runs.csv --profile my-model=my-gpu.yaml -o errors.csv")
 )(fidelity)
+app.command(
+    epilog=examples(
+        "dataset design.yaml -o data",
+        "dataset design.yaml -o data --set workloads=500 --workers 8",
+        "dataset design.yaml -o data --executor ray --ray-address 10.0.0.1:6379",
+    )
+)(dataset)
 
 
 @app.command(epilog=examples("doctor", "doctor --json"))

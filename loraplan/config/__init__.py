@@ -2,7 +2,7 @@
 
 from loraplan.config.case import Case, build, build_constraints, build_fleet, build_workload
 from loraplan.config.laws import ArrivalsSpec, LengthsSpec, PopularitySpec
-from loraplan.config.load import load_config, parse_config
+from loraplan.config.load import load_config, load_settings, parse_config
 from loraplan.config.schema import (
     Config,
     ConstraintsSpec,
@@ -16,6 +16,7 @@ from loraplan.config.schema import (
 __all__ = [
     "Config",
     "load_config",
+    "load_settings",
     "parse_config",
     "Case",
     "build",

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from loraplan.config.schema import Config
 from loraplan.errors import BadInputError, did_you_mean
 from loraplan.files import parse_yaml, read_yaml
 
+Settings = TypeVar("Settings", bound=BaseModel)
 _Place = tuple[str | int, ...]
 
 # Settings that may hold a name in the place of a mapping with that name.
@@ -51,13 +52,41 @@ def parse_config(
     """
     if data is None:  # what YAML makes of nothing
         raise BadInputError(f"{source}: the file is empty")
+    if overrides and isinstance(data, Mapping):
+        data = {key: _in_full(key, value) for key, value in data.items()}
+    return parse_settings(Config, data, overrides, folder, source)
+
+
+def load_settings(model: type[Settings], path: Path, overrides: Sequence[str] = ()) -> Settings:
+    """Read and check a file with the settings of ``model``; an empty one leaves them all as they are.
+
+    Args:
+        model: what the settings describe.
+        path: a YAML file.
+        overrides: as in ``load_config``.
+
+    Raises:
+        BadInputError: as in ``load_config``.
+    """
+    data = read_yaml(path, f"config {path}")
+    return parse_settings(model, {} if data is None else data, overrides, path.resolve().parent, f"config {path}")
+
+
+def parse_settings(
+    model: type[Settings], data: Any, overrides: Sequence[str], folder: Path | None, source: str
+) -> Settings:
+    """Check plain data against ``model``; the other arguments are those of ``parse_config``.
+
+    Raises:
+        BadInputError: as in ``load_config``.
+    """
     if not isinstance(data, Mapping):
         raise BadInputError(f"{source}: expected a mapping of settings, got {type(data).__name__}")
     changes = [_Override.parse(text, source) for text in overrides]
     for change in changes:
-        data = change.apply({key: _in_full(key, value) for key, value in data.items()}, source)
+        data = change.apply(data, source)
     try:
-        return Config.model_validate(data, context={"folder": folder} if folder else None)
+        return model.model_validate(data, context={"folder": folder} if folder else None)
     except ValidationError as error:
         first = error.errors()[0]
         place, complaint = _explain(first, data)
