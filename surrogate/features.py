@@ -23,7 +23,7 @@ import numpy as np
 
 from loraplan.profiles import EXPAND_TILE, GRAPH_TOKENS, LARGE_STEP_SPLIT, SHRINK_TILE, Profile, rank_tiles
 from loraplan.workload import Floats
-from surrogate.kernel import FIRST_PACE, PACE_RATIO, PACES, RAMPS, SERVER, SERVER_TERMS
+from surrogate.kernel import EMBEDDING, FIRST_PACE, PACE_RATIO, PACES, RAMPS, SERVER, SERVER_TERMS
 
 CONTEXT = 21
 ROWS = 5
@@ -34,6 +34,13 @@ LEAST_SPARE = 0.05
 TINIEST = 1e-9
 REGISTERED_GUESS = 100
 """Adapters in CPU memory, in the first guess of what each running adapter costs."""
+HALVES = 2
+"""Paces at which all adapters have a slot, and paces at which adapters have to be loaded."""
+SHAPE = (HALVES * PACES, ROWS, EMBEDDING)
+"""Of a server's weights: rows at each pace, of the sums of embeddings."""
+HYPER, SHARPNESS, HEAD = 32, 16, 64
+"""Widths of the networks' hidden layers."""
+USUAL_SHARPNESS = 20.0
 RANK_AT = 8
 """The max rank whose octaves count as none."""
 QUANTILES = (0.05, 0.5, 0.95)
@@ -155,3 +162,15 @@ def row_logs(terms: Any, xp: Any) -> Any:
     ]
     halves = [xp.stack([*first, *limits], -2) for first in (all_resident, with_loads)]
     return xp.log(xp.concatenate(halves, -3) + TINIEST)
+
+
+INPUT_NAMES = (
+    *("share", "step time", "exposure", "KV use", "token use", "sequence use", "slot use", "running", "TTFT", "load"),
+    *(f"busy adapters per slot at pace {pace}" for pace in range(PACES)),
+    *("adapters", "adapters per slot", "adapters asked for per slot", "mean tokens out", "mean tokens in"),
+    *("mean KV tokens", "mean squared tokens out"),
+    *("per_request", "per_kv_token", "per_prefill_token", "per_adapter", "per_small_adapter", "per_small_adapter_rank"),
+    *("per_registered", "per_adapter_request", "per_slot_shrink", "per_slot_expand", "eager", "per_waiting", "to_gpu"),
+    *("smaller_rank", "slots", "KV tokens", "max_num_batched_tokens", "max_num_seqs", "base", "cv", "rules"),
+)
+"""What the inputs of the predictions are about: `kernel.head_inputs`, then `context`."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,18 +19,21 @@ from safetensors.numpy import save as save_tensors
 
 from loraplan.errors import BadInputError
 from loraplan.files import write_bytes, write_text
-from loraplan.profiles import Profile, first_problem
+from loraplan.profiles import first_problem
 from loraplan.workload import Floats
 from surrogate import features, kernel
-from surrogate.calibration import Calibration
+from surrogate.calibration import NAMES, Calibration
 from surrogate.examples import TARGETS, Examples
 
 Floats32 = NDArray[np.float32]
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
 SHIPPED = Path(__file__).parent / "default"
-SHAPES: dict[str, tuple[int, ...]] = {}
-"""Of the tensors that a model consists of, -1 for any length; filled in below."""
+"""The folder of the model that comes with the package."""
+RANGE_SLACK = 0.05
+"""Of the range of an input in training, how far beyond its ends it is still not out of range."""
+AT_ONCE = 512
+"""Examples whose servers are prepared together (24 kB each)."""
 
 
 class Card(BaseModel):
@@ -127,10 +129,12 @@ class Model:
     def judge_examples(self, examples: Examples) -> Judged:
         """Judge examples, each of which has a server of its own."""
         parts = []
-        for start in range(0, max(len(examples), 1), 512):
-            part = examples.select(np.arange(start, min(start + 512, len(examples))))
+        for start in range(0, max(len(examples), 1), AT_ONCE):
+            part = examples.select(np.arange(start, min(start + AT_ONCE, len(examples))))
             parts.append(self.judge(part.sums, self.servers(part.server, part.context), np.arange(len(part))))
-        return Judged(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("score", "log_share", "figures")))
+        return Judged(
+            *(np.concatenate([getattr(p, name) for p in parts]) for name in ("score", "log_share", "figures"))
+        )
 
     def outside(self, inputs: Floats, context: Floats) -> NDArray[np.bool_]:
         """Which inputs are out of the range of the training, shape (n, inputs); names in ``features.INPUT_NAMES``."""
@@ -155,13 +159,86 @@ class Model:
         write_bytes(folder / WEIGHTS, self.to_bytes())
         write_text(folder / CARD, json.dumps(self.card.model_dump(mode="json"), indent=1) + "\n")
 
+    @classmethod
+    def load(cls, folder: Path = SHIPPED) -> Model:
+        """Read a model; nothing in its files is executed.
+
+        Raises:
+            BadInputError: a file is missing, truncated, changed, or not of a surrogate of this version.
+        """
+        card = _read_card(folder / CARD)
+        content = _read(folder / WEIGHTS)
+        if hashlib.sha256(content).hexdigest() != card.weights_sha256:
+            raise BadInputError(f"model {folder / WEIGHTS}: not the file that {CARD} describes; is it complete?")
+        try:
+            tensors = load_tensors(content)
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise BadInputError(f"model {folder / WEIGHTS}: not a safetensors file ({error})") from None
+        for name, shape in SHAPES.items():
+            found = tensors.get(name)
+            if (
+                found is None
+                or len(found.shape) != len(shape)
+                or any(a not in (b, -1) for b, a in zip(found.shape, shape, strict=True))
+            ):
+                raise BadInputError(
+                    f"model {folder / WEIGHTS}: tensor {name} is {'missing' if found is None else list(found.shape)}, "
+                    f"expected {list(shape)}; was it trained by another version of loraplan?"
+                )
+            if not np.isfinite(found).all():
+                raise BadInputError(f"model {folder / WEIGHTS}: tensor {name} has values that are no numbers")
+        if len(card.low) != INPUTS or len(card.high) != INPUTS:
+            raise BadInputError(f"model {folder / CARD}: low and high need {INPUTS} values each")
+        calibration = Calibration(*(tensors[f"calibration.{name}"].astype(np.float64) for name in NAMES))
+        return cls({name: tensors[name] for name in SHAPES if not name.startswith("calibration.")}, calibration, card)
+
     def to_bytes(self) -> bytes:
         """The weights file."""
         return bytes(save_tensors({**self.tensors, **self.calibration.tensors()}))
 
 
-RANGE_SLACK = 0.05
-"""Of the range of an input in training, how far beyond its ends it is still not out of range."""
+INPUTS = kernel.HEAD_INPUTS + features.CONTEXT
+
+
+def _shapes() -> dict[str, tuple[int, ...]]:
+    paces, rows, terms = features.SHAPE
+    outputs = paces * rows + features.HALVES * rows * terms
+    inputs = INPUTS + 1 + rows + 1
+    shapes: dict[str, tuple[int, ...]] = {
+        "margin.by_pace": (paces, rows),
+        "margin.by_term": (features.HALVES, rows, terms),
+        "margin.rank_slope": (features.HALVES, rows, terms),
+    }
+    nets = {
+        "margin.hyper": (features.CONTEXT, features.HYPER, outputs),
+        "margin.sharpness": (features.CONTEXT, features.SHARPNESS, 1),
+        "head.net": (inputs, features.HEAD, len(features.QUANTILES) * len(TARGETS)),
+    }
+    for name, (first, hidden, last) in nets.items():
+        for place, width, into in ((0, first, hidden), (2, hidden, hidden), (4, hidden, last)):
+            shapes[f"{name}.{place}.weight"] = (into, width)
+            shapes[f"{name}.{place}.bias"] = (into,)
+    for name, width in (("context", features.CONTEXT), ("inputs", kernel.HEAD_INPUTS)):
+        shapes[f"{name}_mean"] = shapes[f"{name}_scale"] = (width,)
+    return shapes | {f"calibration.{name}": (-1,) for name in NAMES}
+
+
+SHAPES = _shapes()
+"""Of the tensors that a model consists of; -1 is any length."""
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadInputError(f"model {path}: {error.strerror or error}") from None
+
+
+def _read_card(path: Path) -> Card:
+    try:
+        return Card.model_validate_json(_read(path))
+    except ValidationError as error:
+        raise BadInputError(f"model {path}: {first_problem(error)}; is it the card of a surrogate?") from None
 
 
 def _net(tensors: Mapping[str, Floats32], name: str, inputs: Floats32) -> Floats32:

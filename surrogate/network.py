@@ -15,14 +15,8 @@ from torch.nn import functional
 
 from surrogate import features, kernel
 from surrogate.examples import TARGETS, Examples, base_figures
-from surrogate.features import QUANTILES, RANK_AT
-
-HALVES = 2
-"""Paces at which all adapters have a slot, and paces at which adapters have to be loaded."""
-SHAPE = (HALVES * kernel.PACES, features.ROWS, kernel.EMBEDDING)
-HYPER, HEAD = 32, 64
-LARGEST = 5.0
-"""Logarithms of rows are clipped here before predictions are made of them."""
+from surrogate.features import HALVES, HEAD, HYPER, QUANTILES, RANK_AT, SHAPE, SHARPNESS, USUAL_SHARPNESS
+from surrogate.kernel import LARGEST, LEAST_ROW
 
 
 def _three_layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -46,7 +40,7 @@ class Margin(nn.Module):
         self.by_term = nn.Parameter(torch.zeros(HALVES, rows, terms))
         self.rank_slope = nn.Parameter(torch.full((HALVES, rows, terms), -5.0))
         self.hyper = _three_layers(features.CONTEXT, HYPER, paces * rows + HALVES * rows * terms)
-        self.sharpness = _three_layers(features.CONTEXT, 16, 1)
+        self.sharpness = _three_layers(features.CONTEXT, SHARPNESS, 1)
         self.bend = nn.Parameter(torch.tensor([-2.0, -1.0]))
 
     def weights(self, context: Tensor, server: Tensor) -> Tensor:
@@ -63,7 +57,7 @@ class Margin(nn.Module):
     def forward(self, sums: Tensor, context: Tensor, server: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """Log of the share, shape (n,), with minimum and maximum softened by ``temperature`` (0: none); log of rows."""
         weights = self.weights(context, server).flatten(1, 2)
-        rows = torch.bmm(weights, sums[..., None]).clamp_min(1e-9).log().reshape(-1, *SHAPE[:2])
+        rows = torch.bmm(weights, sums[..., None]).clamp_min(LEAST_ROW).log().reshape(-1, *SHAPE[:2])
         if temperature == 0.0:
             return rows.amax(-1).amin(-1), rows
         worst = temperature * torch.logsumexp(rows / temperature, -1)
@@ -71,7 +65,7 @@ class Margin(nn.Module):
 
     def beta(self, context: Tensor) -> Tensor:
         """How sharply this kind of server starves around a share of 1, shape (n,)."""
-        return 20.0 * torch.exp(self.sharpness(context)[:, 0])
+        return USUAL_SHARPNESS * torch.exp(self.sharpness(context)[:, 0])
 
     def served(self, log_share: Tensor) -> Tensor:
         """A guess of the served fraction from the share alone, shape (n,): it ties the scale of the share to it."""
