@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +133,24 @@ def sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise BadInputError(f"{path}: {error.strerror}") from None
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Keep other processes from writing to a folder in the block; the lock of a process that is killed is gone.
+
+    Args:
+        path: a file in the folder that all of them lock.
+        what: how messages name the folder.
+
+    Raises:
+        BadInputError: another process has it, or the file cannot be written.
+    """
+    try:
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+    except BlockingIOError:
+        raise BadInputError(f"{what}: another process writes to it; wait for it, or stop it") from None
+    except PermissionError as error:
+        raise BadInputError(f"{what}: {error.strerror}") from None

@@ -7,9 +7,8 @@ process that is killed loses no more than the shard at hand. docs/dataset.md des
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from loraplan.errors import BadInputError, LoraplanError
-from loraplan.files import write_bytes
+from loraplan.files import locked, write_bytes
 from loraplan.profiles import first_problem
 from surrogate.design import Design, rows_of
 from surrogate.executors import Executor, opened
@@ -200,17 +199,8 @@ def _make_folder(folder: Path) -> None:
         )
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing to a dataset in the block; the lock of a process that is killed is gone."""
-    try:
-        with (folder / LOCK).open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
-    except BlockingIOError:
-        raise BadInputError(f"dataset {folder}: another process writes to it; wait for it, or stop it") from None
-    except PermissionError as error:
-        raise BadInputError(f"dataset {folder}: {error.strerror}") from None
+def _locked(folder: Path) -> AbstractContextManager[None]:
+    return locked(folder / LOCK, f"dataset {folder}")
 
 
 def _sweep(manifest: Manifest, folder: Path) -> None:

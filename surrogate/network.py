@@ -52,7 +52,9 @@ class Margin(nn.Module):
         by_term = self.by_term + by_term.reshape(-1, HALVES, rows, terms)
         by_term = by_term + functional.softplus(self.rank_slope) * octaves
         factor = by_pace[..., None] + by_term.repeat_interleave(paces // HALVES, 1)
-        return torch.exp(features.row_logs(server, torch) + factor)
+        with server.device:  # where its constants are to be made
+            logs = features.row_logs(server, torch)
+        return torch.exp(logs + factor)
 
     def forward(self, sums: Tensor, context: Tensor, server: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """Log of the share, shape (n,), with minimum and maximum softened by ``temperature`` (0: none); log of rows."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from loraplan.config.part import Count, Part, Seed
@@ -29,3 +31,5 @@ class TrainSettings(Part):
     """Of the loss on the served fraction, beside that on the labels."""
     temperatures: tuple[Positive, Positive] = Field(default=(0.3, 0.02))
     """Softness of the margin's minimum and maximum at first and at last."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where it is trained: on a GPU if there is one, unless set."""
