@@ -48,6 +48,12 @@ CLIP = 1.0
 """Largest norm of a gradient."""
 MOST_THREADS = 4
 """The networks are small: more threads would wait for each other."""
+UNWANTED = (
+    r".*isinstance\(treespec, LeafSpec\)",  # Lightning's own use of torch
+    "GPU available but not used",  # device=cpu
+    "Checkpoint directory .* exists and is not empty",  # training goes on
+    "Experiment logs directory .* exists and is not empty",  # of TensorBoard, a moment ago
+)
 BEST, LAST = "best.ckpt", "last.ckpt"
 
 OnProgress = Callable[[int, int, int, float], None]
@@ -314,7 +320,7 @@ def _few_threads() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No chatter of Lightning's."""
+    """No chatter of Lightning's, nor its warnings of what is meant to be as it is."""
     log = logging.getLogger("pytorch_lightning")
     children = [log, logging.getLogger("pytorch_lightning.utilities.rank_zero")]
     before = [child.level for child in children]
@@ -322,6 +328,8 @@ def _quiet() -> Iterator[None]:
         child.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
+            for message in UNWANTED:
+                warnings.filterwarnings("ignore", message)
             yield
     finally:
         for child, level in zip(children, before, strict=True):

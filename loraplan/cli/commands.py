@@ -20,6 +20,7 @@ from loraplan.cli.dataset import dataset
 from loraplan.cli.fidelity import fidelity
 from loraplan.cli.group import ErrorsInOneLine, examples, interrupts
 from loraplan.cli.simulate import simulate
+from loraplan.cli.train import train
 from loraplan.config import Config, build, load_config
 from loraplan.errors import BadInputError
 from loraplan.files import require_writable
@@ -240,6 +241,9 @@ app.command(
         "dataset design.yaml -o data --executor ray --ray-address 10.0.0.1:6379",
     )
 )(dataset)
+app.command(
+    epilog=examples("train data -o model", "train data -o model --set epochs=60 --set seed=1", "train data -o model --json")
+)(train)
 
 
 @app.command(epilog=examples("doctor", "doctor --json"))
