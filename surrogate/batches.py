@@ -59,11 +59,15 @@ class SurrogateData(pl.LightningDataModule):
         return self._batches(self.validation, torch.arange)
 
     def _shuffled(self, size: int) -> Tensor:
-        assert self.trainer is not None
-        return torch.randperm(size, generator=generator(self.settings.seed, 0, self.trainer.current_epoch))
+        return torch.randperm(size, generator=generator(self.settings.seed, 0, self._trainer.current_epoch))
 
     def _batches(self, tensors: Batch, order: Callable[[int], Tensor]) -> Batches:
-        assert self.trainer is not None
-        device = self.trainer.strategy.root_device
+        device = self._trainer.strategy.root_device
         there = {name: tensor.to(device) for name, tensor in tensors.items()}
         return Batches(there, self.settings.batch_size, lambda size: order(size).to(device))
+
+    @property
+    def _trainer(self) -> pl.Trainer:
+        if self.trainer is None:
+            raise RuntimeError("a trainer asks for batches")
+        return self.trainer

@@ -141,7 +141,7 @@ class Model:
         values = np.concatenate((inputs, context), axis=1)
         low, high = np.array(self.card.low), np.array(self.card.high)
         slack = RANGE_SLACK * (high - low) + 1e-6
-        return (values < low - slack) | (values > high + slack)
+        return np.asarray((values < low - slack) | (values > high + slack))
 
     @cached_property
     def _head(self) -> tuple[tuple[Floats32, ...], tuple[Floats32, ...]]:

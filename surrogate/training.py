@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import random
 import signal
 import threading
 import warnings
@@ -27,8 +28,7 @@ import torch
 from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
-from pytorch_lightning.plugins.environments import LightningEnvironment
-from pytorch_lightning.utilities.seed import isolate_rng
+from lightning_fabric.plugins.environments import LightningEnvironment
 
 from loraplan.errors import BadInputError
 from surrogate.batches import SurrogateData
@@ -130,9 +130,7 @@ def calibrated(model: Model, examples: Examples, drawn: NDArray[np.bool_]) -> Mo
     """
     score = model.judge_examples(examples).score
     served = examples.targets[:, TARGETS.index("served_fraction")]
-    return Model(
-        model.tensors, Calibration(score[drawn], served[drawn], score[~drawn], served[~drawn]), model.card
-    )
+    return Model(model.tensors, Calibration(score[drawn], served[drawn], score[~drawn], served[~drawn]), model.card)
 
 
 def fit(
@@ -166,8 +164,7 @@ def fit(
     with ExitStack() as stack:
         stack.enter_context(_quiet())
         stack.enter_context(_few_threads())
-        stack.enter_context(isolate_rng())
-        pl.seed_everything(settings.seed % 2**32, verbose=False)
+        stack.enter_context(_seeded(settings.seed))
         home = folder or Path(stack.enter_context(TemporaryDirectory(prefix="loraplan-")))
         module = SurrogateModule(settings, training)
         if start is not None:
@@ -185,8 +182,8 @@ def fit(
             gradient_clip_val=CLIP,
             callbacks=[
                 _Stop(MONITOR, patience=settings.patience),
-                _saving(checkpoints, BEST, MONITOR),
-                _saving(checkpoints, LAST, None),
+                _Save(checkpoints, BEST, MONITOR),
+                _Save(checkpoints, LAST, None),
                 *([_Progress(on_progress)] if on_progress else []),
             ],
             logger=_loggers(folder) if folder else False,
@@ -249,15 +246,24 @@ class _Progress(Callback):
         self.tell(trainer.global_step, int(trainer.estimated_stepping_batches), trainer.current_epoch + more, loss)
 
 
-def _saving(folder: Path, name: str, monitor: str | None) -> ModelCheckpoint:
-    """Save after every epoch, or every one that is better; a file is replaced as a whole."""
-    return ModelCheckpoint(
-        dirpath=folder,
-        filename=Path(name).stem,
-        monitor=monitor,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
+class _Save(ModelCheckpoint):
+    """Saves after every epoch, or every one with a better ``monitor``; a file is replaced as a whole."""
+
+    def __init__(self, folder: Path, name: str, monitor: str | None) -> None:
+        super().__init__(
+            dirpath=folder,
+            filename=Path(name).stem,
+            monitor=monitor,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What was best so far, also if the folder has been moved, which Lightning takes for another training."""
+        here = str(Path(str(self.dirpath)) / f"{self.filename}.ckpt")
+        paths = {name: here for name in ("best_model_path", "kth_best_model_path") if state_dict[name]}
+        scores = dict.fromkeys([here] if state_dict["best_k_models"] else [], state_dict["best_model_score"])
+        super().load_state_dict(state_dict | paths | {"best_k_models": scores, "dirpath": self.dirpath})
 
 
 def _loggers(folder: Path) -> list[Logger]:
@@ -316,6 +322,19 @@ def _few_threads() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed all random numbers; afterwards they go on as if nothing had been."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - what Lightning seeds
+    pl.seed_everything(seed % 2**32, verbose=False)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        torch.set_rng_state(before[2])
 
 
 @contextmanager

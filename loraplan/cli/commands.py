@@ -242,7 +242,9 @@ app.command(
     )
 )(dataset)
 app.command(
-    epilog=examples("train data -o model", "train data -o model --set epochs=60 --set seed=1", "train data -o model --json")
+    epilog=examples(
+        "train data -o model", "train data -o model --set epochs=60 --set seed=1", "train data -o model --json"
+    )
 )(train)
 
 

@@ -13,6 +13,8 @@ from surrogate.examples import base_figures
 torch = pytest.importorskip("torch")
 network = pytest.importorskip("surrogate.network")
 
+torch.set_num_threads(1)  # all batches are tiny
+
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_exported_model_says_what_the_networks_say(seed: int) -> None:
