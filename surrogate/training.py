@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments import LightningEnvironment
 from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning_fabric.plugins.environments import LightningEnvironment
 
 from loraplan.errors import BadInputError
 from surrogate.batches import SurrogateData
