@@ -13,17 +13,27 @@ from numba import njit
 from loraplan.profiles import GRAPH_TOKENS, SHRINK_TILE, SMALL_TOKENS
 
 HOUR_S = 3600.0
-PACES = 12
-FIRST_PACE, PACE_RATIO = 1.25, 1.38
-"""Step times from a quarter more than the base to 43 times as long."""
+POINTS = 12
+FIRST_PACE, POINT_RATIO = 1.25, 1.38
+"""Step times at which embeddings say who runs: from a quarter more than the base to 43 times as long."""
+PACES = 40
+PACE_FACTORS = FIRST_PACE * np.geomspace(1.0, POINT_RATIO ** (POINTS - 1), PACES)
+"""Step times, over the base, at which rows are looked at."""
+POINT_OF_PACE = np.minimum(
+    np.searchsorted(FIRST_PACE * POINT_RATIO ** np.arange(POINTS), PACE_FACTORS, "right") - 1, POINTS - 2
+)
+PART_OF_PACE = (PACE_FACTORS / (FIRST_PACE * POINT_RATIO**POINT_OF_PACE) - 1.0) / (POINT_RATIO - 1.0)
+"""Which points a pace lies between, and where: who runs at a pace is interpolated."""
 RAMPS = 19
 FIRST_RAMP = -14
 """Octaves of rho * t0: from an adapter that runs a few times in a day to one that fills a server."""
 
 REGISTERED, ASKED, ARRIVALS, RUNNING, KV, PREFILL, SQUARED = range(7)
 FIRST_BUSY = 7
-FIRST_TURN = FIRST_BUSY + PACES
-FIRST_RAMP_TERM = FIRST_TURN + PACES
+FIRST_TURN = FIRST_BUSY + POINTS
+FIRST_RAMP_TERM = FIRST_TURN + POINTS
+BUSY_WEIGHT, TURN_WEIGHT, FIRST_RAMP_WEIGHT = 7, 8, 9
+"""Places in a row's weights, which have one for who runs and one for who comes, whatever the pace."""
 EMBEDDING = FIRST_RAMP_TERM + RAMPS
 
 TRAFFIC = np.dtype([(name, np.float64) for name in ("rate", "tokens_in", "tokens_out", "kv", "out_squared")])
@@ -56,7 +66,7 @@ BASE_S, STEPS, SLOTS, KV_TOKENS, MAX_TOKENS, MAX_SEQS = (
 
 STEADY = 10
 """Figures of ``steady``: logarithms of share, step time / t0, exposure / t0, and use of KV, tokens, sequences, slots."""
-HEAD_INPUTS = STEADY + PACES + 7
+HEAD_INPUTS = STEADY + POINTS + 7
 
 
 @njit(cache=True, nogil=True)
@@ -73,10 +83,10 @@ def embed(traffic, base_s, into):  # type: ignore[no-untyped-def]
         row[PREFILL] = a.rate * a.tokens_in * base_s
         row[SQUARED] = a.rate * a.out_squared * base_s
         pace = FIRST_PACE * base_s
-        for g in range(PACES):
+        for g in range(POINTS):
             row[FIRST_BUSY + g] = 1.0 - math.exp(-rho * pace)
             row[FIRST_TURN + g] = row[FIRST_BUSY + g] / a.tokens_out
-            pace *= PACE_RATIO
+            pace *= POINT_RATIO
         octave = math.log2(rho * base_s) - FIRST_RAMP if rho > 0.0 else -1.0
         for j in range(RAMPS):
             row[FIRST_RAMP_TERM + j] = min(max(octave - j, 0.0), 1.0)
@@ -110,8 +120,8 @@ def _at(sums, server, exposure, g):  # type: ignore[no-untyped-def]
         part = exposure / (FIRST_PACE * server[BASE_S])
         busy, turn = part * sums[FIRST_BUSY], part * sums[FIRST_TURN]
     else:
-        low = FIRST_PACE * server[BASE_S] * PACE_RATIO**g
-        part = min((exposure - low) / ((PACE_RATIO - 1.0) * low), 1.0)
+        low = FIRST_PACE * server[BASE_S] * POINT_RATIO**g
+        part = min((exposure - low) / ((POINT_RATIO - 1.0) * low), 1.0)
         busy = sums[FIRST_BUSY + g] + part * (sums[FIRST_BUSY + g + 1] - sums[FIRST_BUSY + g])
         turn = sums[FIRST_TURN + g] + part * (sums[FIRST_TURN + g + 1] - sums[FIRST_TURN + g])
     return 1e-3 * _step_ms(sums, server, exposure, busy, turn), busy
@@ -128,18 +138,18 @@ def steady(sums, server, into):  # type: ignore[no-untyped-def]
     running, kv, tokens = max(sums[RUNNING], 1e-12), max(sums[KV], 1e-9), max(sums[RUNNING] + sums[PREFILL], 1e-12)
     top = base_s * min(server[KV_TOKENS] / kv, server[MAX_SEQS] / running, server[MAX_TOKENS] / tokens)
     top = max(top, 1.001 * base_s)
-    g_top = min(max(int(math.floor(math.log(top / first) / math.log(PACE_RATIO))), -1), PACES - 2)
+    g_top = min(max(math.floor(math.log(top / first) / math.log(POINT_RATIO)), -1), POINTS - 2)
     at_top = _at(sums, server, top, g_top)[0]
     low, high = -1, g_top + 1
     while high - low > 1:
         middle = (low + high) // 2
-        pace = first * PACE_RATIO**middle
+        pace = first * POINT_RATIO**middle
         if _at(sums, server, pace, middle)[0] > pace:
             low = middle
         else:
             high = middle
-    left = first * PACE_RATIO**low if low >= 0 else base_s
-    right = top if high > g_top else first * PACE_RATIO**high
+    left = first * POINT_RATIO**low if low >= 0 else base_s
+    right = top if high > g_top else first * POINT_RATIO**high
     exposure = right
     seconds, busy = _at(sums, server, right, low)
     if seconds < right:
@@ -178,9 +188,9 @@ def head_inputs(sums, server, into):  # type: ignore[no-untyped-def]
     for i in range(STEADY):
         into[i] = min(max(into[i], -12.0), 12.0)
     slots = server[SLOTS]
-    for g in range(PACES):
+    for g in range(POINTS):
         into[STEADY + g] = math.log(sums[FIRST_BUSY + g] / slots + 1e-4)
-    at = STEADY + PACES
+    at = STEADY + POINTS
     requests, answers = max(sums[ARRIVALS], 1e-12), max(sums[RUNNING], 1e-12)
     into[at] = math.log(max(sums[REGISTERED], 1.0)) - 4.0
     into[at + 1] = math.log(max(sums[REGISTERED], 1.0) / slots)
@@ -238,21 +248,36 @@ def _dot(left, right):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _margin(weights, sums, rows):  # type: ignore[no-untyped-def]
-    """The smallest, over the paces, of the largest row; ``rows`` becomes the logarithms of that pace's rows."""
+def _margin(weights, factors, sums, rows):  # type: ignore[no-untyped-def]
+    """The smallest, over halves and paces, of the largest row; ``rows`` becomes the logarithms of that pace's rows."""
+    halves, n_rows = weights.shape[0], weights.shape[1]
     best = np.float32(np.inf)
-    own = np.empty(rows.size, dtype=np.float32)
-    for k in range(weights.shape[0]):
-        worst = np.float32(LEAST_ROW)
-        for r in range(own.size):
-            own[r] = _dot(weights[k, r], sums)
-            worst = max(worst, own[r])
-            if worst >= best:
-                break
-        if worst < best:
-            best = worst
-            rows[:] = own
-    for r in range(rows.size):
+    own = np.empty(n_rows, dtype=np.float32)
+    counts, traffic = np.empty(n_rows, dtype=np.float32), np.empty(n_rows, dtype=np.float32)
+    for h in range(halves):
+        for r in range(n_rows):
+            w = weights[h, r]
+            traffic[r] = _dot(w[ARRIVALS : SQUARED + 1], sums[ARRIVALS : SQUARED + 1])
+            counts[r] = w[REGISTERED] * sums[REGISTERED] + w[ASKED] * sums[ASKED]
+            counts[r] += _dot(w[FIRST_RAMP_WEIGHT:], sums[FIRST_RAMP_TERM:])
+        for k in range(PACE_FACTORS.size):
+            g, part = POINT_OF_PACE[k], np.float32(PART_OF_PACE[k])
+            busy = (np.float32(1.0) - part) * sums[FIRST_BUSY + g] + part * sums[FIRST_BUSY + g + 1]
+            turn = (np.float32(1.0) - part) * sums[FIRST_TURN + g] + part * sums[FIRST_TURN + g + 1]
+            worst = np.float32(LEAST_ROW)
+            for r in range(n_rows):
+                w = weights[h, r]
+                value = (
+                    counts[r] + np.float32(PACE_FACTORS[k]) * traffic[r] + w[BUSY_WEIGHT] * busy + w[TURN_WEIGHT] * turn
+                )
+                own[r] = value * factors[h, k, r]
+                worst = max(worst, own[r])
+                if worst >= best:
+                    break
+            if worst < best:
+                best = worst
+                rows[:] = own
+    for r in range(n_rows):
         rows[r] = min(max(math.log(max(rows[r], LEAST_ROW)), -LARGEST), LARGEST)
     return math.log(best)
 
@@ -271,13 +296,14 @@ def _softplus(value):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def judge_sums(sums, server, server_of, weights, context, scaling, layers, log_share, figures):  # type: ignore[no-untyped-def]
+def judge_sums(sums, server, server_of, weights, factors, context, scaling, layers, log_share, figures):  # type: ignore[no-untyped-def]
     """Margin and predictions of loads whose sums are known.
 
     Args:
         sums: shape (loads, EMBEDDING).
         server: shape (servers, terms); ``server_of``, shape (loads,), says which is whose.
-        weights: shape (servers, paces, rows, EMBEDDING), float32.
+        weights: shape (servers, halves, rows, terms), float32.
+        factors: shape (servers, halves, paces, rows), float32: what rows are multiplied by at each pace.
         context: shape (servers, CONTEXT + 1), float32: normalised, and the octaves of the max rank.
         scaling: mean and scale of the head's inputs, each float32.
         layers: weight and bias of its three layers, float32.
@@ -298,7 +324,7 @@ def judge_sums(sums, server, server_of, weights, context, scaling, layers, log_s
         m = server_of[n]
         for j in range(EMBEDDING):
             own[j] = sums[n, j]
-        log_share[n] = _margin(weights[m], own, rows)
+        log_share[n] = _margin(weights[m], factors[m], own, rows)
         head_inputs(sums[n], server[m], raw)
         for j in range(HEAD_INPUTS):
             inputs[j] = (raw[j] - mean[j]) / scale[j]
