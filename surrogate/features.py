@@ -117,9 +117,9 @@ def term_logs(terms: Any, xp: Any) -> Any:
 
     Terms are those of an embedding, but with one for busy adapters and one for those that come, whatever the pace. Rows
     are a step's time (ms), adapters per slot, KV tokens, tokens and sequences per what the server takes. In the first
-    half every adapter has a slot; in the second those that run have one, and those that come have to be loaded, evicting
-    others (docs/twin.md). What does not belong to a row has a faint weight, for training to change. Only grows with the
-    max rank.
+    half every adapter has a slot; in the second those that run have one, and those that come have to be loaded and
+    evict others (docs/twin.md). What does not belong to a row has a faint weight, for training to change. Only grows
+    with the max rank.
 
     Args:
         terms: servers, shape (..., len(SERVER_TERMS)).

@@ -65,13 +65,14 @@ BASE_S, STEPS, SLOTS, KV_TOKENS, MAX_TOKENS, MAX_SEQS = (
 )
 
 STEADY = 10
-"""Figures of ``steady``: logarithms of share, step time / t0, exposure / t0, and use of KV, tokens, sequences, slots."""
+"""Figures of ``steady``: logarithms of share, step time / t0, exposure / t0, use of KV, tokens, sequences and slots,
+running requests, TTFT / t0, and step time / exposure at the first limit."""
 HEAD_INPUTS = STEADY + POINTS + 7
 
 
 @njit(cache=True, nogil=True)
 def embed(traffic, base_s, into):  # type: ignore[no-untyped-def]
-    """Fill ``into``, shape (adapters, EMBEDDING), for adapters of ``TRAFFIC`` on a server whose step base is ``base_s``."""
+    """Fill ``into``, shape (adapters, EMBEDDING), for adapters of ``TRAFFIC`` on a server of the step base ``base_s``."""
     for i in range(traffic.size):
         a, row = traffic[i], into[i]
         rho = a.rate * a.tokens_out
@@ -94,9 +95,9 @@ def embed(traffic, base_s, into):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _step_ms(sums, server, exposure, busy, turn):  # type: ignore[no-untyped-def]
-    """Mean step time at an exposure (s) in which ``busy`` adapters would run and ``turn`` come, roughly as `twin.fluid`.
+    """Mean step time (ms) at an exposure (s) at which ``busy`` adapters would run and ``turn`` come.
 
-    Where slots are short those that come are loaded, and evict others that run (docs/twin.md).
+    A short form of that of `twin.fluid`: small steps are told from large ones by a logistic curve, and where slots are short those that come are loaded, and evict others that run (docs/twin.md).
     """
     part = exposure / server[BASE_S]
     running, prefill = sums[RUNNING] * part, sums[PREFILL] * part
@@ -349,30 +350,36 @@ def judge_sums(sums, server, server_of, weights, factors, context, scaling, laye
             figures[n, 2, t] = middle + _softplus(out[2 * targets + t])
 
 
+ADAPTER = np.dtype([("rank", np.int64), ("offered", np.float64), ("accepted", np.float64)])
+"""An adapter on a GPU type: rank, tokens/s offered, and the share of them that a server takes on."""
+
+
 @njit(cache=True, nogil=True)
-def add_up(tables, gpu_type, members, ends, sums):  # type: ignore[no-untyped-def]
-    """Fill ``sums`` for loads of adapters ``members``, load after load up to ``ends``; ``tables`` by GPU type."""
+def add_up(tables, adapters, gpu_type, members, ends, sums, totals):  # type: ignore[no-untyped-def]
+    """Fill ``sums``, shape (loads, EMBEDDING), and ``totals``, shape (loads,), for loads of adapters.
+
+    Args:
+        tables: shape (types, adapters, EMBEDDING), of `fixed_embeddings`.
+        adapters: shape (types, adapters), of ``ADAPTER``.
+        gpu_type: shape (loads,).
+        members: adapters of load after load, up to ``ends``, shape (loads,).
+        sums, totals: filled in; a load's total is its largest rank, its offered tokens/s and its least accepted share.
+    """
     total = np.empty(EMBEDDING, dtype=np.int64)
     start = 0
     for n in range(ends.size):
         total[:] = 0
-        table = tables[gpu_type[n]]
+        table, own, sum_of = tables[gpu_type[n]], adapters[gpu_type[n]], totals[n]
+        rank, offered, accepted = 1, 0.0, 1.0
         for place in range(start, ends[n]):
-            row = table[members[place]]
+            i = members[place]
+            rank = max(rank, own[i].rank)
+            offered += own[i].offered
+            accepted = min(accepted, own[i].accepted)
+            row = table[i]
             for j in range(EMBEDDING):
                 total[j] += row[j]
         start = ends[n]
+        sum_of.rank, sum_of.offered, sum_of.accepted = rank, offered, accepted
         for j in range(EMBEDDING):
             sums[n, j] = total[j] / FIXED_POINT
-
-
-@njit(cache=True, nogil=True)
-def widest(ranks, members, ends, into):  # type: ignore[no-untyped-def]
-    """Fill ``into``, shape (loads,), with each load's largest rank; 1 where it has no adapter."""
-    start = 0
-    for n in range(ends.size):
-        rank = 1
-        for place in range(start, ends[n]):
-            rank = max(rank, ranks[members[place]])
-        into[n] = rank
-        start = ends[n]

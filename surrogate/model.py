@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -84,6 +84,11 @@ class Servers:
     context: Floats32
     beta: Floats
 
+    def extended(self, other: Servers) -> Servers:
+        """These and then the others."""
+        parts = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        return Servers(*(np.concatenate(pair) for pair in parts))
+
 
 class Model:
     """Weights, calibration and card; thread-safe, as nothing in it changes."""
@@ -153,7 +158,8 @@ class Model:
         values = np.concatenate((inputs, context), axis=1)
         low, high = np.array(self.card.low), np.array(self.card.high)
         slack = RANGE_SLACK * (high - low) + 1e-6
-        return (values < low - slack) | (values > high + slack)
+        beyond: NDArray[np.bool_] = (values < low - slack) | (values > high + slack)
+        return beyond
 
     @cached_property
     def _head(self) -> tuple[tuple[Floats32, ...], tuple[Floats32, ...]]:
