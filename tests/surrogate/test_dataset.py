@@ -324,6 +324,13 @@ def test_ray_that_is_not_installed_is_told(folder: Path, monkeypatch: pytest.Mon
     assert not folder.exists()
 
 
+def test_a_ray_cluster_that_is_not_there_is_told(folder: Path) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(BadInputError, match=r"^Ray at 127.0.0.1:9: .*Connection refused"):
+        generate(MADE_UP, folder, "ray", ray_address="127.0.0.1:9")
+    assert not folder.exists()
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_two_workers_of_ray_make_the_same_rows_even_if_one_is_killed(
