@@ -155,7 +155,7 @@ def steady(sums, server, into):  # type: ignore[no-untyped-def]
     seconds, busy = _at(sums, server, right, low)
     if seconds < right:
         short, spare = left - _at(sums, server, left, low)[0], right - seconds
-        for _ in range(4):
+        for _ in range(3):
             if short >= 0.0:
                 break
             exposure = (left * spare - right * short) / (spare - short)
@@ -182,15 +182,15 @@ def steady(sums, server, into):  # type: ignore[no-untyped-def]
 def head_inputs(sums, server, into):  # type: ignore[no-untyped-def]
     """Fill ``into``, shape (HEAD_INPUTS,), with what predictions are made of, beside context and margin.
 
-    The steady state, and logarithms of adapters that run at each pace per slot, of adapters (in all, per slot, asked
-    for per slot) and of the requests' mean lengths.
+    The steady state, how busy slots would be at each point, and logarithms of adapters (in all, per slot, asked for per
+    slot) and of the requests' mean lengths.
     """
     steady(sums, server, into)
     for i in range(STEADY):
         into[i] = min(max(into[i], -12.0), 12.0)
     slots = server[SLOTS]
     for g in range(POINTS):
-        into[STEADY + g] = math.log(sums[FIRST_BUSY + g] / slots + 1e-4)
+        into[STEADY + g] = sums[FIRST_BUSY + g] / (sums[FIRST_BUSY + g] + slots)
     at = STEADY + POINTS
     requests, answers = max(sums[ARRIVALS], 1e-12), max(sums[RUNNING], 1e-12)
     into[at] = math.log(max(sums[REGISTERED], 1.0)) - 4.0
@@ -283,12 +283,31 @@ def _margin(weights, factors, sums, rows):  # type: ignore[no-untyped-def]
     return math.log(best)
 
 
+LANES = 16
+"""Loads that go through the head side by side: the arithmetic of each is the same, however many there are."""
+
+
+@njit(cache=True, nogil=True, fastmath={"contract"})
+def _layer(weight, bias, inputs, outputs):  # type: ignore[no-untyped-def]
+    """A linear layer for ``LANES`` loads: inputs of shape (width, LANES), outputs of shape (outputs, LANES)."""
+    for j in range(weight.shape[0]):
+        out = outputs[j]
+        for lane in range(LANES):
+            out[lane] = bias[j]
+        for i in range(weight.shape[1]):
+            w, own = weight[j, i], inputs[i]
+            for lane in range(LANES):
+                out[lane] += w * own[lane]
+
+
 @njit(cache=True, nogil=True)
-def _layer(weight, bias, inputs, outputs, bend):  # type: ignore[no-untyped-def]
-    """A linear layer; then, if ``bend``, SiLU."""
-    for j in range(outputs.size):
-        value = bias[j] + _dot(weight[j], inputs)
-        outputs[j] = value / (1.0 + math.exp(-value)) if bend else value
+def _bend(values):  # type: ignore[no-untyped-def]
+    """Hard swish in place: value * min(max(value + 3, 0), 6) / 6."""
+    for j in range(values.shape[0]):
+        row = values[j]
+        for lane in range(LANES):
+            part = min(max(row[lane] + np.float32(3.0), np.float32(0.0)), np.float32(6.0))
+            row[lane] = row[lane] * part * np.float32(1.0 / 6.0)
 
 
 @njit(cache=True, nogil=True)
@@ -311,43 +330,51 @@ def judge_sums(sums, server, server_of, weights, factors, context, scaling, laye
         log_share: shape (loads,), filled in.
         figures: shape (loads, quantiles, targets), filled with logarithms of the figures.
     """
-    raw = np.empty(HEAD_INPUTS)
     mean, scale = scaling
     first, first_bias, second, second_bias, third, third_bias = layers
-    inputs = np.empty(first.shape[1], dtype=np.float32)
-    hidden, deeper = np.empty(first.shape[0], dtype=np.float32), np.empty(second.shape[0], dtype=np.float32)
-    out = np.empty(third.shape[0], dtype=np.float32)
+    raw = np.empty((LANES, HEAD_INPUTS))
+    inputs = np.zeros((first.shape[1], LANES), dtype=np.float32)
+    hidden = np.empty((first.shape[0], LANES), dtype=np.float32)
+    deeper = np.empty((second.shape[0], LANES), dtype=np.float32)
+    out = np.empty((third.shape[0], LANES), dtype=np.float32)
     rows = np.empty(weights.shape[2], dtype=np.float32)
     own = np.empty(EMBEDDING, dtype=np.float32)
     widths = context.shape[1]
-    targets = figures.shape[2]
-    for n in range(sums.shape[0]):
-        m = server_of[n]
-        for j in range(EMBEDDING):
-            own[j] = sums[n, j]
-        log_share[n] = _margin(weights[m], factors[m], own, rows)
-        head_inputs(sums[n], server[m], raw)
-        for j in range(HEAD_INPUTS):
-            inputs[j] = (raw[j] - mean[j]) / scale[j]
-        inputs[HEAD_INPUTS : HEAD_INPUTS + widths] = context[m]
-        inputs[HEAD_INPUTS + widths : HEAD_INPUTS + widths + rows.size] = rows
-        inputs[HEAD_INPUTS + widths + rows.size] = rows.max()
-        _layer(first, first_bias, inputs, hidden, True)
-        _layer(second, second_bias, hidden, deeper, True)
-        _layer(third, third_bias, deeper, out, False)
-        base_s = server[m, BASE_S]
-        for t in range(targets):
-            base = min(raw[0], 0.0)
-            if t == 1:
-                base = math.log(1e3 * base_s) + raw[1]
-            elif t == 2:
-                base = math.log(base_s) + raw[8]
-            elif t == 3:
-                base = raw[3]
-            middle = base + out[targets + t]
-            figures[n, 0, t] = middle - _softplus(out[t])
-            figures[n, 1, t] = middle
-            figures[n, 2, t] = middle + _softplus(out[2 * targets + t])
+    for start in range(0, sums.shape[0], LANES):
+        for lane in range(min(LANES, sums.shape[0] - start)):
+            n = start + lane
+            m = server_of[n]
+            for j in range(EMBEDDING):
+                own[j] = sums[n, j]
+            log_share[n] = _margin(weights[m], factors[m], own, rows)
+            head_inputs(sums[n], server[m], raw[lane])
+            for j in range(HEAD_INPUTS):
+                inputs[j, lane] = (raw[lane, j] - mean[j]) / scale[j]
+            for j in range(widths):
+                inputs[HEAD_INPUTS + j, lane] = context[m, j]
+            for j in range(rows.size):
+                inputs[HEAD_INPUTS + widths + j, lane] = rows[j]
+            inputs[HEAD_INPUTS + widths + rows.size, lane] = rows.max()
+        _layer(first, first_bias, inputs, hidden)
+        _bend(hidden)
+        _layer(second, second_bias, hidden, deeper)
+        _bend(deeper)
+        _layer(third, third_bias, deeper, out)
+        for lane in range(min(LANES, sums.shape[0] - start)):
+            n = start + lane
+            _figures(out, lane, raw[lane], server[server_of[n], BASE_S], figures[n])
+
+
+@njit(cache=True, nogil=True)
+def _figures(out, lane, raw, base_s, figures):  # type: ignore[no-untyped-def]
+    """Quantiles of the logarithms of served fraction, ITL (ms), TTFT (s) and KV utilisation, shape (3, 4)."""
+    targets = figures.shape[1]
+    base = (min(raw[0], 0.0), math.log(1e3 * base_s) + raw[1], math.log(base_s) + raw[8], raw[3])
+    for t in range(targets):
+        middle = base[t] + out[targets + t, lane]
+        figures[0, t] = middle - _softplus(out[t, lane])
+        figures[1, t] = middle
+        figures[2, t] = middle + _softplus(out[2 * targets + t, lane])
 
 
 ADAPTER = np.dtype([("rank", np.int64), ("offered", np.float64), ("accepted", np.float64)])

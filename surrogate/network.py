@@ -133,9 +133,9 @@ class Head(nn.Module):
         inputs = HEAD_INPUTS + CONTEXT + 1 + ROWS + 1
         self.net = nn.Sequential(
             nn.Linear(inputs, HEAD),
-            nn.SiLU(),
+            nn.Hardswish(),
             nn.Linear(HEAD, HEAD),
-            nn.SiLU(),
+            nn.Hardswish(),
             nn.Linear(HEAD, len(TARGETS) * len(QUANTILES)),
         )
 
