@@ -42,6 +42,8 @@ REGISTERED_GUESS = 100
 HYPER, SHARPNESS, HEAD = 32, 16, 64
 """Widths of the networks' hidden layers."""
 USUAL_SHARPNESS = 20.0
+LEAST_SLOTS = 4
+"""The fewest in the default dataset."""
 RANK_AT = 8
 """The max rank whose octaves count as none."""
 QUANTILES = (0.05, 0.5, 0.95)
@@ -81,10 +83,10 @@ def context(profile: Profile, slots: int, cv: float) -> Floats:
     """What kind of server it is, shape (CONTEXT,): ratios of its constants, in logarithms; not its max rank.
 
     Without the max rank, so that what depends on the context stays as it is when an adapter of a higher rank comes;
-    the KV cache is as if slots had the smallest rank.
+    the KV cache is as if slots had the smallest rank. Few slots count as ``LEAST_SLOTS``: the rows know better.
     """
     law, limits = profile.step_ms, profile.limits
-    least = min(limits.lora_ranks)
+    least, known = min(limits.lora_ranks), max(slots, LEAST_SLOTS)
     ratios = (
         law.per_request * 256,
         law.per_kv_token * 1e5,
@@ -94,15 +96,15 @@ def context(profile: Profile, slots: int, cv: float) -> Floats:
         law.per_small_adapter_rank * 64 * 16,
         law.per_registered * 64 * 256,
         law.per_adapter_request * 64 * 256,
-        law.per_slot_shrink * slots * 8,
-        law.per_slot_expand * slots * 8,
+        law.per_slot_shrink * known * 8,
+        law.per_slot_expand * known * 8,
         law.eager,
         law.per_waiting * 1e3,
         profile.load_ms.to_gpu,
         profile.load_ms.smaller_rank,
     )
     sizes = (
-        slots / 64,
+        known / 64,
         max(profile.kv_tokens(slots, least), 1.0) / 1e5,
         limits.max_num_batched_tokens / 2048,
         limits.max_num_seqs / 1024,
