@@ -359,16 +359,17 @@ def _tokenized(requests: Requests, n_adapters: int, frontend: Frontend | None) -
     The frontend takes requests one by one, in order, and loads a tokenizer for the first of every adapter.
     """
     arrival = np.ascontiguousarray(requests.arrival_s, dtype=np.float64)
-    if frontend is None or frontend.tokenizer == 0:
+    if frontend is None or frontend.tokenizer == 0 or not arrival.size:
         return arrival, np.empty((0, 2))
     first = _first_of_each(requests.adapter, n_adapters)
-    known, stops, free = arrival.copy(), np.empty((first.size, 2)), 0.0
-    for i, request in enumerate(first):
-        begin = max(arrival[request], free)
-        free = begin + 1e-3 * frontend.tokenizer
-        stops[i] = begin, free
-        known[request : np.searchsorted(arrival, free)] = free
-    return known, stops
+    load_s = 1e-3 * frontend.tokenizer
+    loaded_s = load_s * np.arange(1, first.size + 1)
+    free = loaded_s + np.maximum.accumulate(arrival[first] - loaded_s + load_s)
+    behind = np.minimum(np.searchsorted(arrival, free), np.append(first[1:], arrival.size)) - first
+    places = np.arange(behind.sum()) + np.repeat(first - np.cumsum(behind) + behind, behind)
+    known = arrival.copy()
+    known[places] = np.repeat(free, behind)
+    return known, np.column_stack((free - load_s, free))
 
 
 def _first_of_each(adapter: Ints, n_adapters: int) -> Ints:
