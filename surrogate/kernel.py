@@ -72,7 +72,7 @@ HEAD_INPUTS = STEADY + POINTS + 7
 
 @njit(cache=True, nogil=True)
 def embed(traffic, base_s, into):  # type: ignore[no-untyped-def]
-    """Fill ``into``, shape (adapters, EMBEDDING), for adapters of ``TRAFFIC`` on a server of the step base ``base_s``."""
+    """Fill ``into``, shape (adapters, EMBEDDING), for adapters of ``TRAFFIC`` on a server of base ``base_s`` (s)."""
     for i in range(traffic.size):
         a, row = traffic[i], into[i]
         rho = a.rate * a.tokens_out
@@ -97,7 +97,8 @@ def embed(traffic, base_s, into):  # type: ignore[no-untyped-def]
 def _step_ms(sums, server, exposure, busy, turn):  # type: ignore[no-untyped-def]
     """Mean step time (ms) at an exposure (s) at which ``busy`` adapters would run and ``turn`` come.
 
-    A short form of that of `twin.fluid`: small steps are told from large ones by a logistic curve, and where slots are short those that come are loaded, and evict others that run (docs/twin.md).
+    A short form of that of `twin.fluid`: small steps are told from large ones by a logistic curve, and where slots are
+    short those that come are loaded, and evict others that run (docs/twin.md).
     """
     part = exposure / server[BASE_S]
     running, prefill = sums[RUNNING] * part, sums[PREFILL] * part
@@ -250,12 +251,12 @@ def _dot(left, right):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _margin(weights, factors, sums, rows):  # type: ignore[no-untyped-def]
-    """The smallest, over halves and paces, of the largest row; ``rows`` becomes the logarithms of that pace's rows."""
-    halves, n_rows = weights.shape[0], weights.shape[1]
+    """The smallest, over ways to serve and paces, of the largest row; ``rows`` becomes the logarithms of that pace's rows."""
+    ways, n_rows = weights.shape[0], weights.shape[1]
     best = np.float32(np.inf)
     own = np.empty(n_rows, dtype=np.float32)
     counts, traffic = np.empty(n_rows, dtype=np.float32), np.empty(n_rows, dtype=np.float32)
-    for h in range(halves):
+    for h in range(ways):
         for r in range(n_rows):
             w = weights[h, r]
             traffic[r] = _dot(w[ARRIVALS : SQUARED + 1], sums[ARRIVALS : SQUARED + 1])
@@ -322,8 +323,8 @@ def judge_sums(sums, server, server_of, weights, factors, context, scaling, laye
     Args:
         sums: shape (loads, EMBEDDING).
         server: shape (servers, terms); ``server_of``, shape (loads,), says which is whose.
-        weights: shape (servers, halves, rows, terms), float32.
-        factors: shape (servers, halves, paces, rows), float32: what rows are multiplied by at each pace.
+        weights: shape (servers, ways, rows, terms), float32.
+        factors: shape (servers, ways, paces, rows), float32: what rows are multiplied by at each pace.
         context: shape (servers, CONTEXT + 1), float32: normalised, and the octaves of the max rank.
         scaling: mean and scale of the head's inputs, each float32.
         layers: weight and bias of its three layers, float32.
