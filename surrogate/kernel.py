@@ -250,65 +250,51 @@ def _dot(left, right):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _margin(weights, factors, sums, rows):  # type: ignore[no-untyped-def]
-    """The smallest, over ways to serve and paces, of the largest row; ``rows`` becomes the logarithms of that pace's rows."""
+def _margin(weights, factors, sums, rows, work):  # type: ignore[no-untyped-def]
+    """The smallest, over ways to serve and paces, of the largest row; ``rows`` becomes the logarithms of its rows.
+
+    ``work``, shape (4, PACES), is scratch space. The loops over paces have no branches, for the compiler to use vectors.
+    """
     ways, n_rows = weights.shape[0], weights.shape[1]
-    best = np.float32(np.inf)
-    own = np.empty(n_rows, dtype=np.float32)
-    counts, traffic = np.empty(n_rows, dtype=np.float32), np.empty(n_rows, dtype=np.float32)
+    busy, turn, worst, paces = work[0], work[1], work[2], work[3]
+    for k in range(PACES):
+        g, part = POINT_OF_PACE[k], np.float32(PART_OF_PACE[k])
+        paces[k] = PACE_FACTORS[k]
+        busy[k] = (np.float32(1.0) - part) * sums[FIRST_BUSY + g] + part * sums[FIRST_BUSY + g + 1]
+        turn[k] = (np.float32(1.0) - part) * sums[FIRST_TURN + g] + part * sums[FIRST_TURN + g + 1]
+    best, way, pace = np.float32(np.inf), 0, 0
+    traffic, counts = np.empty((ways, n_rows), dtype=np.float32), np.empty((ways, n_rows), dtype=np.float32)
     for h in range(ways):
+        worst[:] = np.float32(LEAST_ROW)
         for r in range(n_rows):
-            w = weights[h, r]
-            traffic[r] = _dot(w[ARRIVALS : SQUARED + 1], sums[ARRIVALS : SQUARED + 1])
-            counts[r] = w[REGISTERED] * sums[REGISTERED] + w[ASKED] * sums[ASKED]
-            counts[r] += _dot(w[FIRST_RAMP_WEIGHT:], sums[FIRST_RAMP_TERM:])
-        for k in range(PACE_FACTORS.size):
-            g, part = POINT_OF_PACE[k], np.float32(PART_OF_PACE[k])
-            busy = (np.float32(1.0) - part) * sums[FIRST_BUSY + g] + part * sums[FIRST_BUSY + g + 1]
-            turn = (np.float32(1.0) - part) * sums[FIRST_TURN + g] + part * sums[FIRST_TURN + g + 1]
-            worst = np.float32(LEAST_ROW)
-            for r in range(n_rows):
-                w = weights[h, r]
-                value = (
-                    counts[r] + np.float32(PACE_FACTORS[k]) * traffic[r] + w[BUSY_WEIGHT] * busy + w[TURN_WEIGHT] * turn
-                )
-                own[r] = value * factors[h, k, r]
-                worst = max(worst, own[r])
-                if worst >= best:
-                    break
-            if worst < best:
-                best = worst
-                rows[:] = own
+            w, own = weights[h, r], factors[h, r]
+            of_traffic = _dot(w[ARRIVALS : SQUARED + 1], sums[ARRIVALS : SQUARED + 1])
+            of_counts = w[REGISTERED] * sums[REGISTERED] + w[ASKED] * sums[ASKED]
+            of_counts += _dot(w[FIRST_RAMP_WEIGHT:], sums[FIRST_RAMP_TERM:])
+            traffic[h, r], counts[h, r] = of_traffic, of_counts
+            of_busy, of_turn = w[BUSY_WEIGHT], w[TURN_WEIGHT]
+            for k in range(PACES):
+                value = (of_counts + paces[k] * of_traffic + of_busy * busy[k] + of_turn * turn[k]) * own[k]
+                worst[k] = value if value > worst[k] else worst[k]
+        for k in range(PACES):
+            if worst[k] < best:
+                best, way, pace = worst[k], h, k
     for r in range(n_rows):
-        rows[r] = min(max(math.log(max(rows[r], LEAST_ROW)), -LARGEST), LARGEST)
+        value = counts[way, r] + paces[pace] * traffic[way, r]
+        value += weights[way, r, BUSY_WEIGHT] * busy[pace] + weights[way, r, TURN_WEIGHT] * turn[pace]
+        value *= factors[way, r, pace]
+        rows[r] = min(max(math.log(max(value, LEAST_ROW)), -LARGEST), LARGEST)
     return math.log(best)
 
 
-LANES = 16
-"""Loads that go through the head side by side: the arithmetic of each is the same, however many there are."""
-
-
-@njit(cache=True, nogil=True, fastmath={"contract"})
-def _layer(weight, bias, inputs, outputs):  # type: ignore[no-untyped-def]
-    """A linear layer for ``LANES`` loads: inputs of shape (width, LANES), outputs of shape (outputs, LANES)."""
-    for j in range(weight.shape[0]):
-        out = outputs[j]
-        for lane in range(LANES):
-            out[lane] = bias[j]
-        for i in range(weight.shape[1]):
-            w, own = weight[j, i], inputs[i]
-            for lane in range(LANES):
-                out[lane] += w * own[lane]
-
-
 @njit(cache=True, nogil=True)
-def _bend(values):  # type: ignore[no-untyped-def]
-    """Hard swish in place: value * min(max(value + 3, 0), 6) / 6."""
-    for j in range(values.shape[0]):
-        row = values[j]
-        for lane in range(LANES):
-            part = min(max(row[lane] + np.float32(3.0), np.float32(0.0)), np.float32(6.0))
-            row[lane] = row[lane] * part * np.float32(1.0 / 6.0)
+def _layer(weight, bias, inputs, outputs, bend):  # type: ignore[no-untyped-def]
+    """A linear layer; then, if ``bend``, hard swish: value * min(max(value + 3, 0), 6) / 6."""
+    for j in range(outputs.size):
+        value = bias[j] + _dot(weight[j], inputs)
+        if bend:
+            value *= min(max(value + np.float32(3.0), np.float32(0.0)), np.float32(6.0)) * np.float32(1.0 / 6.0)
+        outputs[j] = value
 
 
 @njit(cache=True, nogil=True)
@@ -324,7 +310,7 @@ def judge_sums(sums, server, server_of, weights, factors, context, scaling, laye
         sums: shape (loads, EMBEDDING).
         server: shape (servers, terms); ``server_of``, shape (loads,), says which is whose.
         weights: shape (servers, ways, rows, terms), float32.
-        factors: shape (servers, ways, paces, rows), float32: what rows are multiplied by at each pace.
+        factors: shape (servers, ways, rows, paces), float32: what rows are multiplied by at each pace.
         context: shape (servers, CONTEXT + 1), float32: normalised, and the octaves of the max rank.
         scaling: mean and scale of the head's inputs, each float32.
         layers: weight and bias of its three layers, float32.
@@ -333,49 +319,40 @@ def judge_sums(sums, server, server_of, weights, factors, context, scaling, laye
     """
     mean, scale = scaling
     first, first_bias, second, second_bias, third, third_bias = layers
-    raw = np.empty((LANES, HEAD_INPUTS))
-    inputs = np.zeros((first.shape[1], LANES), dtype=np.float32)
-    hidden = np.empty((first.shape[0], LANES), dtype=np.float32)
-    deeper = np.empty((second.shape[0], LANES), dtype=np.float32)
-    out = np.empty((third.shape[0], LANES), dtype=np.float32)
+    raw = np.empty(HEAD_INPUTS)
+    inputs = np.empty(first.shape[1], dtype=np.float32)
+    hidden, deeper = np.empty(first.shape[0], dtype=np.float32), np.empty(second.shape[0], dtype=np.float32)
+    out = np.empty(third.shape[0], dtype=np.float32)
     rows = np.empty(weights.shape[2], dtype=np.float32)
-    own = np.empty(EMBEDDING, dtype=np.float32)
+    own, work = np.empty(EMBEDDING, dtype=np.float32), np.empty((4, PACES), dtype=np.float32)
     widths = context.shape[1]
-    for start in range(0, sums.shape[0], LANES):
-        for lane in range(min(LANES, sums.shape[0] - start)):
-            n = start + lane
-            m = server_of[n]
-            for j in range(EMBEDDING):
-                own[j] = sums[n, j]
-            log_share[n] = _margin(weights[m], factors[m], own, rows)
-            head_inputs(sums[n], server[m], raw[lane])
-            for j in range(HEAD_INPUTS):
-                inputs[j, lane] = (raw[lane, j] - mean[j]) / scale[j]
-            for j in range(widths):
-                inputs[HEAD_INPUTS + j, lane] = context[m, j]
-            for j in range(rows.size):
-                inputs[HEAD_INPUTS + widths + j, lane] = rows[j]
-            inputs[HEAD_INPUTS + widths + rows.size, lane] = rows.max()
-        _layer(first, first_bias, inputs, hidden)
-        _bend(hidden)
-        _layer(second, second_bias, hidden, deeper)
-        _bend(deeper)
-        _layer(third, third_bias, deeper, out)
-        for lane in range(min(LANES, sums.shape[0] - start)):
-            n = start + lane
-            _figures(out, lane, raw[lane], server[server_of[n], BASE_S], figures[n])
+    for n in range(sums.shape[0]):
+        m = server_of[n]
+        for j in range(EMBEDDING):
+            own[j] = sums[n, j]
+        log_share[n] = _margin(weights[m], factors[m], own, rows, work)
+        head_inputs(sums[n], server[m], raw)
+        for j in range(HEAD_INPUTS):
+            inputs[j] = (raw[j] - mean[j]) / scale[j]
+        inputs[HEAD_INPUTS : HEAD_INPUTS + widths] = context[m]
+        inputs[HEAD_INPUTS + widths : HEAD_INPUTS + widths + rows.size] = rows
+        inputs[HEAD_INPUTS + widths + rows.size] = rows.max()
+        _layer(first, first_bias, inputs, hidden, True)
+        _layer(second, second_bias, hidden, deeper, True)
+        _layer(third, third_bias, deeper, out, False)
+        _figures(out, raw, server[m, BASE_S], figures[n])
 
 
 @njit(cache=True, nogil=True)
-def _figures(out, lane, raw, base_s, figures):  # type: ignore[no-untyped-def]
+def _figures(out, raw, base_s, figures):  # type: ignore[no-untyped-def]
     """Quantiles of the logarithms of served fraction, ITL (ms), TTFT (s) and KV utilisation, shape (3, 4)."""
     targets = figures.shape[1]
     base = (min(raw[0], 0.0), math.log(1e3 * base_s) + raw[1], math.log(base_s) + raw[8], raw[3])
     for t in range(targets):
-        middle = base[t] + out[targets + t, lane]
-        figures[0, t] = middle - _softplus(out[t, lane])
+        middle = base[t] + out[targets + t]
+        figures[0, t] = middle - _softplus(out[t])
         figures[1, t] = middle
-        figures[2, t] = middle + _softplus(out[2 * targets + t, lane])
+        figures[2, t] = middle + _softplus(out[2 * targets + t])
 
 
 ADAPTER = np.dtype([("rank", np.int64), ("offered", np.float64), ("accepted", np.float64)])

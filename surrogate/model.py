@@ -112,10 +112,11 @@ class Model:
         bend = own["margin.bend"] + bend.reshape(-1, WAYS, ROWS, BENDS)
         factors = np.einsum("nhrb,kb->nhkr", bend, features.PACE_POWERS)
         stretched = np.exp(own["margin.stretch"] + stretch)
+        at_pace = features.pace_logs(terms, stretched, np)
         return Servers(
             terms=terms,
             weights=np.exp(features.term_logs(terms, np) + by_term).astype(np.float32),
-            factors=np.exp(factors - features.pace_logs(terms, stretched, np)).astype(np.float32),
+            factors=np.ascontiguousarray(np.swapaxes(np.exp(factors - at_pace), 2, 3), dtype=np.float32),
             context=np.concatenate((normal, octaves[:, None]), axis=1),
             beta=features.USUAL_SHARPNESS * np.exp(_net(own, "margin.sharpness", normal)[:, 0].astype(np.float64)),
         )
