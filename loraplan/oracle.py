@@ -65,10 +65,17 @@ class Oracle(ABC):
     def predict(self, loads: Sequence[GPULoad]) -> Predictions:
         """Judge ``loads``, each on its own; a load that does not start is an answer, not an error."""
 
+    def outside(self, load: GPULoad) -> tuple[str, ...]:
+        """What of ``load`` is out of the range that the oracle knows, in words: its answer is extrapolated there."""
+        return ()
+
 
 ORACLES: Registry[type[Oracle]] = Registry("oracle", "loraplan.oracles")
 ORACLES.register(
     "fluid", "twin.fluid:FluidOracle", "closed-form steady state; microseconds per GPU load, no randomness"
+)
+ORACLES.register(
+    "surrogate", "surrogate.oracle:SurrogateOracle", "neural network distilled from the twin; microseconds per GPU load"
 )
 ORACLES.register(
     "twin", "twin.oracle:TwinOracle", "simulates each GPU load step by step; milliseconds per simulated hour"

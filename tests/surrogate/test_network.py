@@ -21,7 +21,7 @@ def test_the_exported_model_says_what_the_networks_say(seed: int) -> None:
     examples, tensors = small_examples(), random_tensors(seed)
     networks = network.Surrogate(examples)
     given = {name: torch.tensor(tensor) for name, tensor in tensors.items()}
-    assert networks.load_state_dict(given, strict=False).missing_keys == ["margin.bend"]
+    assert networks.load_state_dict(given, strict=False).missing_keys == ["margin.scale"]
     with torch.no_grad():
         said = networks(network.tensors_of(examples), temperature=0.0)
     judged = model_of(tensors).judge_examples(examples)
