@@ -1,0 +1,81 @@
+"""How long the surrogate takes for a GPU load, as solvers ask: adapters' embeddings are known, and so are servers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from loraplan.profiles import Profile
+from surrogate import features, kernel
+from surrogate.model import Model, Servers
+
+BATCH = 10_000
+ADAPTERS, PER_LOAD = 1_000, 100
+"""In all, and on each GPU."""
+SLOTS, RANKS = (8, 16, 32, 64, 96, 128), (8, 16, 32)
+REPEATS, SINGLES = 5, 300
+
+
+def surrogate_speed(model: Model, profile: Profile, per_load: int = PER_LOAD, batch: int = BATCH) -> dict[str, float]:
+    """Microseconds of one core, the best of ``REPEATS`` for batches, the median of ``SINGLES`` for single loads.
+
+    Args:
+        model: the surrogate.
+        profile: of the servers, which have each of ``SLOTS`` and ``RANKS``.
+        per_load: adapters of a load.
+        batch: loads at a time.
+
+    Returns:
+        ``batch`` and ``single`` per load; ``batch_sums`` without adding up embeddings; ``server``: preparing one, which
+        is done once for all loads with its slots and max rank.
+    """
+    rng = np.random.default_rng(0)
+    traffic = np.zeros(ADAPTERS, dtype=kernel.TRAFFIC)
+    traffic["rate"] = np.exp(rng.uniform(np.log(0.003), np.log(0.3), ADAPTERS))
+    for name, value in (("tokens_in", 222.0), ("tokens_out", 195.0), ("kv", 360.0), ("out_squared", 8.0e4)):
+        traffic[name] = value
+    table = np.zeros((1, ADAPTERS, kernel.EMBEDDING), dtype=np.int64)
+    kernel.fixed_embeddings(traffic, 1e-3 * profile.step_ms.base, table[0])
+
+    pairs = [(slots, rank) for slots in SLOTS for rank in RANKS]
+    terms = np.array([features.server(profile, slots, rank) for slots, rank in pairs])
+    context = np.array([features.context(profile, slots, 1.0) for slots, _ in pairs])
+    servers = model.servers(terms, context)
+    members = rng.integers(ADAPTERS, size=batch * per_load)
+    server_of = rng.integers(len(pairs), size=batch)
+    ends, types = per_load * np.arange(1, batch + 1), np.zeros(batch, dtype=np.int64)
+    sums = np.zeros((batch, kernel.EMBEDDING))
+
+    def judge(count: int) -> None:
+        kernel.add_up(table, types[:count], members[: count * per_load], ends[:count], sums[:count])
+        _judge(model, sums[:count], servers, server_of[:count])
+
+    judge(1)  # compiles
+    return {
+        "batch": _best(lambda: judge(batch)) / batch,
+        "batch_sums": _best(lambda: _judge(model, sums, servers, server_of)) / batch,
+        "single": float(np.median([_microseconds(lambda: judge(1)) for _ in range(SINGLES)])),
+        "server": _best(lambda: model.servers(terms, context)) / len(pairs),
+    }
+
+
+def per_row(predict: Callable[[np.ndarray], object], rows: np.ndarray, batch: int = BATCH) -> float:
+    """Microseconds per row of ``predict`` on a batch, made of ``rows`` again and again; one call."""
+    many = np.resize(rows, (batch, rows.shape[1]))
+    return _microseconds(lambda: predict(many)) / batch
+
+
+def _judge(model: Model, sums: np.ndarray, servers: Servers, server_of: np.ndarray) -> None:
+    model.judge(sums, servers, server_of)
+
+
+def _best(call: Callable[[], object]) -> float:
+    return min(_microseconds(call) for _ in range(REPEATS))
+
+
+def _microseconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return 1e6 * (time.perf_counter() - started)
