@@ -50,6 +50,15 @@ class Rows:
     features: Floats
     outputs: Floats
 
+    @classmethod
+    def of(cls, table: pa.Table) -> Rows:
+        """The rows of a table of `training_rows`."""
+
+        def together(names: tuple[str, ...]) -> Floats:
+            return np.column_stack([table[name].to_numpy().astype(np.float64) for name in names])
+
+        return cls(np.array(table["base"].to_pylist(), dtype=np.str_), together(FEATURES), together(OUTPUTS))
+
     def __len__(self) -> int:
         """Number of rows."""
         return int(self.base.size)
@@ -123,20 +132,13 @@ def read_training_rows(path: Path) -> pa.Table:
     try:
         table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read()
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise BadInputError(f"{path}: missing, truncated or not Parquet ({' '.join(str(error).split()):.200})") from None
+        raise BadInputError(
+            f"{path}: missing, truncated or not Parquet ({' '.join(str(error).split()):.200})"
+        ) from None
     for name in ("base", *FEATURES, *OUTPUTS):
         if name not in table.column_names:
             raise BadInputError(f"{path}: column {name!r} is missing")
     return table
-
-
-def rows_of(table: pa.Table) -> Rows:
-    """The rows of a table of `training_rows`."""
-
-    def together(names: tuple[str, ...]) -> Floats:
-        return np.column_stack([table[name].to_numpy().astype(np.float64) for name in names])
-
-    return Rows(np.array(table["base"].to_pylist(), dtype=np.str_), together(FEATURES), together(OUTPUTS))
 
 
 # ---- the models ----

@@ -62,6 +62,11 @@ class Seen:
         """Shape (n,)."""
         return np.asarray(self.served < STARVED_BELOW)
 
+    def select(self, which: Mask) -> Seen:
+        """Those loads."""
+        figures = {name: values[which] for name, values in self.figures.items()}
+        return Seen(self.group[which], self.slots[which], self.adapters[which], self.served[which], figures)
+
 
 @dataclass(frozen=True, eq=False)
 class Said:
@@ -69,6 +74,10 @@ class Said:
 
     figures: Mapping[str, Floats]
     starved: Mask
+
+    def select(self, which: Mask) -> Said:
+        """Those loads."""
+        return Said({name: values[which] for name, values in self.figures.items()}, self.starved[which])
 
 
 @dataclass(frozen=True)
@@ -193,17 +202,17 @@ def _if_any(name: str, mask: Mask) -> Iterator[tuple[str, Mask]]:
         yield name, mask
 
 
-def scores(said: Said, seen: Seen, which: Mask) -> Scores:
-    """Errors and labels over the loads ``which``, shape (n,)."""
+def scores(said: Said, seen: Seen) -> Scores:
+    """Errors of the figures that the model says, and labels."""
 
     def of(mask: Mask) -> dict[str, Errors]:
         return {name: errors(values[mask], seen.figures[name][mask]) for name, values in said.figures.items()}
 
     return Scores(
-        all=of(which),
-        starved=of(which & seen.starved),
-        not_starved=of(which & ~seen.starved),
-        starvation=labels(said.starved[which], seen.starved[which], seen.served[which]),
+        all=of(np.ones_like(seen.starved)),
+        starved=of(seen.starved),
+        not_starved=of(~seen.starved),
+        starvation=labels(said.starved, seen.starved, seen.served),
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from loraplan.profiles import Profile
+from loraplan.workload import Floats, Ints
 from surrogate import features, kernel
 from surrogate.model import Model, Servers
 
@@ -15,23 +16,22 @@ BATCH = 10_000
 ADAPTERS, PER_LOAD = 1_000, 100
 """In all, and on each GPU."""
 SLOTS, RANKS = (8, 16, 32, 64, 96, 128), (8, 16, 32)
-REPEATS, SINGLES = 5, 300
+REPEATS, SINGLES, SINGLES_OF_OTHERS = 5, 300, 10
 
 
-def surrogate_speed(model: Model, profile: Profile, per_load: int = PER_LOAD, batch: int = BATCH) -> dict[str, float]:
+def surrogate_speed(model: Model, profile: Profile, per_load: int = PER_LOAD) -> dict[str, float]:
     """Microseconds of one core, the best of ``REPEATS`` for batches, the median of ``SINGLES`` for single loads.
 
     Args:
         model: the surrogate.
         profile: of the servers, which have each of ``SLOTS`` and ``RANKS``.
         per_load: adapters of a load.
-        batch: loads at a time.
 
     Returns:
         ``batch`` and ``single`` per load; ``batch_sums`` without adding up embeddings; ``server``: preparing one, which
         is done once for all loads with its slots and max rank.
     """
-    rng = np.random.default_rng(0)
+    rng, batch = np.random.default_rng(0), BATCH
     traffic = np.zeros(ADAPTERS, dtype=kernel.TRAFFIC)
     traffic["rate"] = np.exp(rng.uniform(np.log(0.003), np.log(0.3), ADAPTERS))
     for name, value in (("tokens_in", 222.0), ("tokens_out", 195.0), ("kv", 360.0), ("out_squared", 8.0e4)):
@@ -61,13 +61,14 @@ def surrogate_speed(model: Model, profile: Profile, per_load: int = PER_LOAD, ba
     }
 
 
-def per_row(predict: Callable[[np.ndarray], object], rows: np.ndarray, batch: int = BATCH) -> float:
-    """Microseconds per row of ``predict`` on a batch, made of ``rows`` again and again; one call."""
-    many = np.resize(rows, (batch, rows.shape[1]))
-    return _microseconds(lambda: predict(many)) / batch
+def rows_speed(predict: Callable[[Floats], object], rows: Floats) -> dict[str, float]:
+    """Microseconds per row of ``predict``, by name: on a batch of ``rows`` again and again, and on single rows."""
+    many = np.resize(rows, (BATCH, rows.shape[1]))
+    singles = [_microseconds(lambda row=row: predict(row)) for row in many[:SINGLES_OF_OTHERS, None]]
+    return {"batch": _microseconds(lambda: predict(many)) / BATCH, "single": float(np.median(singles))}
 
 
-def _judge(model: Model, sums: np.ndarray, servers: Servers, server_of: np.ndarray) -> None:
+def _judge(model: Model, sums: Floats, servers: Servers, server_of: Ints) -> None:
     model.judge(sums, servers, server_of)
 
 

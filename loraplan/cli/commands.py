@@ -17,6 +17,7 @@ from loraplan.cli import doctor as checks
 from loraplan.cli.calibrate import calibrate
 from loraplan.cli.capacity import capacity
 from loraplan.cli.dataset import dataset
+from loraplan.cli.evaluate import evaluate_model
 from loraplan.cli.fidelity import fidelity
 from loraplan.cli.group import ErrorsInOneLine, examples, interrupts
 from loraplan.cli.simulate import simulate
@@ -240,6 +241,14 @@ app.command(
         "dataset design.yaml -o data --executor ray --ray-address 10.0.0.1:6379",
     )
 )(dataset)
+app.command(
+    name="evaluate",
+    epilog=examples(
+        "evaluate --runs runs.csv",
+        "evaluate my-model --dataset unseen --train-data data --plot evaluation.html",
+        "evaluate --profile my-gpu.yaml --workloads 500",
+    ),
+)(evaluate_model)
 
 
 @app.command(epilog=examples("doctor", "doctor --json"))
