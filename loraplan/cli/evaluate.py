@@ -19,7 +19,6 @@ from surrogate.evaluation import (
     SEED,
     Evaluation,
     Rivals,
-    Unseen,
     evaluate,
     refuse_trained,
     simulate_unseen,
@@ -44,9 +43,7 @@ def evaluate_model(
     ] = None,
     workloads: Annotated[
         int | None,
-        typer.Option(
-            "--workloads", min=0, metavar="N", help=f"Unseen workloads to simulate; {WORKLOADS:,}, 0 for none."
-        ),
+        typer.Option("--workloads", min=0, metavar="N", help=f"To simulate; {WORKLOADS:,} if not given, 0 for none."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the unseen workloads.")] = SEED,
     profile: Annotated[
@@ -59,7 +56,7 @@ def evaluate_model(
     ] = None,
     runs: Annotated[
         Path | None,
-        typer.Option("--runs", metavar="RUNS.csv", help="Measured runs; docs/calibrate.md names the columns."),
+        typer.Option("--runs", metavar="RUNS.csv", help="Measured runs (docs/calibrate.md)."),
     ] = None,
     runs_dataset: Annotated[
         str, typer.Option("--runs-dataset", metavar="NAME", help="Only the runs of this dataset.")
