@@ -71,5 +71,8 @@ ORACLES.register(
     "fluid", "twin.fluid:FluidOracle", "closed-form steady state; microseconds per GPU load, no randomness"
 )
 ORACLES.register(
+    "surrogate", "surrogate.oracle:SurrogateOracle", "neural network distilled from the twin; microseconds per GPU load"
+)
+ORACLES.register(
     "twin", "twin.oracle:TwinOracle", "simulates each GPU load step by step; milliseconds per simulated hour"
 )

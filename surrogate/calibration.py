@@ -61,7 +61,10 @@ class Calibration:
         limits = np.union1d(LIMITS, [limit])
         scores = np.array([self.threshold(float(one), risk) for one in limits])
         scores = np.maximum.accumulate(scores[::-1])[::-1]  # a stricter limit never accepts more
-        return scores[::-1], limits[::-1]
+        known = np.isfinite(scores)
+        if not known.any():  # nothing can be accepted at this risk
+            return np.zeros(1), np.zeros(1)
+        return scores[known][::-1], limits[known][::-1]
 
     def tensors(self) -> dict[str, NDArray[np.float32]]:
         """As they are stored."""

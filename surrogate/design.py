@@ -189,7 +189,7 @@ def _published(rng: np.random.Generator, design: Design, profile: Profile) -> li
         served = int(rng.choice(sampling.PUBLISHED_SIZES))
         slots = int(rng.choice([size for size in sampling.PUBLISHED_SIZES if size <= served]))
         slots = min(slots, profile.max_slots(top))
-        dealt = _adapters(np.resize(rates, served), np.resize(ranks, served), [lengths], rng)
+        dealt = deal(np.resize(rates, served), np.resize(ranks, served), [lengths], rng)
         loads.append(Load(profile, dealt, slots, 1.0, _seed(rng), design.horizon_s))
     return loads
 
@@ -202,20 +202,20 @@ def _boundary(
     rates, ranks = sampling.random_rates(rng, count), sampling.random_ranks(rng, count)
     laws = [sampling.random_lengths(rng) for _ in range(1 if rng.random() < 0.75 else int(rng.integers(2, 5)))]
     by_count = bool(rng.random() < 0.4)
-    adapters = _adapters(rates, ranks, laws, rng)
+    adapters = deal(rates, ranks, laws, rng)
     most = profile.max_slots(profile.server_rank(int(ranks.max())))
     bursty = rng.random() < design.bursty
     cv = float(np.exp(rng.uniform(np.log(0.5), np.log(4.0)))) if bursty else 1.0
     rows: list[dict[str, Any]] = []
     while len(rows) < design.loads:
         slots = _slots(rng, count, most)
-        critical = _critical_rates(profile, adapters, slots)
+        critical = critical_rates(profile, adapters, slots)
         if by_count and not rows:  # so that all adapters together are too many
-            adapters = _turned(adapters, critical * float(rng.uniform(1.0, 3.0)), by_count=False)
+            adapters = turned(adapters, critical * float(rng.uniform(1.0, 3.0)))
         search = _Search(rng, _critical_part(profile, adapters, slots) if by_count else critical, by_count)
         for _ in range(min(LOADS_OF_A_SEARCH, design.loads - len(rows))):
             factor = search.next()
-            some = _turned(adapters, factor, by_count)
+            some = adapters[: max(1, round(factor * count))] if by_count else turned(adapters, factor)
             load = Load(profile, some, slots, cv, _seed(rng), design.horizon_s)
             rows.append(load.row(row=len(rows), kind="boundary", **names))
             search.saw(factor, rows[-1]["served_fraction"] < STARVED_BELOW)
@@ -258,7 +258,7 @@ class _Search:
             self.low = max(self.low, factor)
 
 
-def _critical_rates(profile: Profile, adapters: tuple[Adapter, ...], slots: int) -> float:
+def critical_rates(profile: Profile, adapters: tuple[Adapter, ...], slots: int) -> float:
     """The factor on all rates at which the fluid model says that the server begins to starve."""
     oracle = FluidOracle(Problem(adapters, Fleet((GPUType(profile, 1),))), FluidParams())
     factor = oracle.critical_rates(GPULoad(0, tuple(range(len(adapters))), slots), STARVED_BELOW)
@@ -274,14 +274,13 @@ def _critical_part(profile: Profile, adapters: tuple[Adapter, ...], slots: int) 
     return float(sizes[starved[0]] / len(adapters)) if starved.size else 1.0
 
 
-def _turned(adapters: tuple[Adapter, ...], factor: float, by_count: bool) -> tuple[Adapter, ...]:
-    """The first part of the adapters, or all with a part of their rates (rounded to what a dataset stores)."""
-    if by_count:
-        return adapters[: max(1, round(factor * len(adapters)))]
+def turned(adapters: tuple[Adapter, ...], factor: float) -> tuple[Adapter, ...]:
+    """Adapters with all rates multiplied, and rounded to what a dataset stores."""
     return tuple(Adapter(a.name, a.rank, float(np.float32(factor * a.rate)), a.lengths) for a in adapters)
 
 
-def _adapters(rates: Floats, ranks: Ints, laws: Sequence[Lengths], rng: np.random.Generator) -> tuple[Adapter, ...]:
+def deal(rates: Floats, ranks: Ints, laws: Sequence[Lengths], rng: np.random.Generator) -> tuple[Adapter, ...]:
+    """Adapters of these rates (requests/s) and ranks, each with one of the laws of lengths."""
     which = rng.integers(len(laws), size=len(rates)) if len(laws) > 1 else np.zeros(len(rates), dtype=np.int64)
     return tuple(
         Adapter(f"a{i}", int(rank), float(np.float32(rate)), laws[law])

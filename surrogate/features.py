@@ -23,21 +23,22 @@ import numpy as np
 
 from loraplan.profiles import EXPAND_TILE, GRAPH_TOKENS, LARGE_STEP_SPLIT, SHRINK_TILE, Profile, rank_tiles
 from loraplan.workload import Floats
-from surrogate.kernel import EMBEDDING, FIRST_PACE, PACE_RATIO, PACES, RAMPS, SERVER, SERVER_TERMS
+from surrogate.kernel import PACE_FACTORS, PACES, POINTS, RAMPS, SERVER, SERVER_TERMS
 
 CONTEXT = 21
-ROWS = 5
-FAINT = 3e-4
+TERM_NAMES = ("registered", "asked", "arrivals", "running", "kv", "prefill", "squared", "busy", "turn")
+TERMS = len(TERM_NAMES) + RAMPS
+HALVES, ROWS = 2, 5
+"""Halves: at whose paces all adapters have a slot, and at whose adapters have to be loaded. Rows: see `term_logs`."""
+BENDS = 2
+"""Powers of the pace by which training may bend a row."""
+PACE_POWERS = np.linspace(0.0, 1.0, PACES)[:, None] ** np.arange(1, BENDS + 1)
+FAINT = 1e-3
 """Weight of what does not belong to a row, as a part of what it would be if it did."""
 LEAST_SPARE = 0.05
 """Of a step, left for requests at least: a pace that slots alone outlast counts as twenty times too slow, not never."""
-TINIEST = 1e-9
 REGISTERED_GUESS = 100
 """Adapters in CPU memory, in the first guess of what each running adapter costs."""
-HALVES = 2
-"""Paces at which all adapters have a slot, and paces at which adapters have to be loaded."""
-SHAPE = (HALVES * PACES, ROWS, EMBEDDING)
-"""Of a server's weights: rows at each pace, of the sums of embeddings."""
 HYPER, SHARPNESS, HEAD = 32, 16, 64
 """Widths of the networks' hidden layers."""
 USUAL_SHARPNESS = 20.0
@@ -111,13 +112,14 @@ def context(profile: Profile, slots: int, cv: float) -> Floats:
     return np.concatenate((logs, [math.log(cv), float(profile.rules != "vllm-0.8.5")]))
 
 
-def row_logs(terms: Any, xp: Any) -> Any:
-    """The fluid model's rows at fixed step times as logarithms of weights, shape (..., 2 * PACES, ROWS, EMBEDDING).
+def term_logs(terms: Any, xp: Any) -> Any:
+    """Logarithms of what the rows of the fluid model weigh each term by, shape (..., HALVES, ROWS, TERMS).
 
-    At the step time t of a pace a load fits if the sum of each row is at most 1: what it adds to a step's time over
-    t - base, adapters over slots, KV tokens, tokens and sequences over their limits. In the first half of the paces
-    every adapter has a slot; in the second those that run have one, and adapters have to be loaded. What does not
-    belong to a row has a faint weight, for training to change. All grow with the max rank.
+    Terms are those of an embedding, but with one for busy adapters and one for those that come, whatever the pace. Rows
+    are a step's time (ms), adapters per slot, KV tokens, tokens and sequences per what the server takes. In the first
+    half every adapter has a slot; in the second those that run have one, and those that come have to be loaded and
+    evict others (docs/twin.md). What does not belong to a row has a faint weight, for training to change. Only grows
+    with the max rank.
 
     Args:
         terms: servers, shape (..., len(SERVER_TERMS)).
@@ -125,48 +127,53 @@ def row_logs(terms: Any, xp: Any) -> Any:
     """
 
     def of(name: str) -> Any:
-        return terms[..., SERVER[name], None]
+        return terms[..., SERVER[name]]
 
-    grown = FIRST_PACE * PACE_RATIO ** xp.arange(PACES, dtype=terms.dtype)
-    pace_ms = 1e3 * of("base_s") * grown
-    spare_ms = xp.maximum(pace_ms - of("steps_ms"), LEAST_SPARE * pace_ms)
+    slot, sequence, kv, token = (1.0 / of(name) for name in ("slots", "max_seqs", "kv_tokens", "max_tokens"))
+    nothing = 0.0 * slot
+    usual = [slot, slot, slot, sequence, kv, token, sequence / 400, slot, slot, *[slot] * RAMPS]
+    faint = FAINT * xp.stack(usual, -1)
+
+    def row(unit: Any = 1.0, **own: Any) -> Any:
+        weights = [own.get(name, nothing) for name in TERM_NAMES] + [nothing] * RAMPS
+        return xp.stack(weights, -1) + unit * faint
+
     token_ms = of("per_token") + of("eager") / (2 * GRAPH_TOKENS)
-    per_slot = FAINT / of("slots") + 0.0 * grown
-    nothing = 0.0 * per_slot
-    own = xp.eye(PACES, dtype=terms.dtype)
-
-    def row(asked: Any, busy: Any, turn: Any, running: Any, kv: Any, prefill: Any) -> Any:
-        """One row: what it counts of adapters, of those busy at its pace, and of traffic per t0 of exposure."""
-        counts = [per_slot, asked, per_slot * grown, running * grown, kv * grown, prefill * grown]
-        ramps = per_slot[..., None] + xp.zeros(RAMPS, dtype=terms.dtype)
-        at_pace = [value[..., None] * own + per_slot[..., None] for value in (busy, turn)]
-        return xp.concatenate([xp.stack([*counts, 1e-3 * per_slot * grown], -1), *at_pace, ramps], -1)
-
-    adapter_ms = of("per_adapter") + REGISTERED_GUESS * of("per_registered")
-    request_ms, prefill_ms = of("per_request") + token_ms, of("per_prefill") + token_ms
+    step = {
+        "busy": of("per_adapter") + REGISTERED_GUESS * of("per_registered"),
+        "running": of("per_request") + token_ms,
+        "kv": of("per_kv"),
+        "prefill": of("per_prefill") + token_ms,
+    }
     load_ms = of("load_ms") * (1.0 + of("slots") / 6)
-    some = per_slot, 1e-3 * per_slot, 0.1 * per_slot
-    step = (request_ms / spare_ms, of("per_kv") / spare_ms, prefill_ms / spare_ms)
-    limits = [
-        row(per_slot, nothing, nothing, nothing, nothing + 1.0 / of("kv_tokens"), nothing),
-        row(per_slot, nothing, nothing, nothing + 1.0 / of("max_tokens"), nothing, nothing + 1.0 / of("max_tokens")),
-        row(per_slot, nothing, nothing, nothing + 1.0 / of("max_seqs"), nothing, nothing),
-    ]
-    all_resident = [
-        row(per_slot, adapter_ms / spare_ms, nothing, *step),
-        row(per_slot / FAINT, nothing, nothing, *some),
-    ]
-    with_loads = [
-        row(per_slot, adapter_ms / spare_ms, load_ms / spare_ms, *step),
-        row(per_slot, per_slot / FAINT, per_slot, *some),
-    ]
-    halves = [xp.stack([*first, *limits], -2) for first in (all_resident, with_loads)]
-    return xp.log(xp.concatenate(halves, -3) + TINIEST)
+    base_ms = 1e3 * of("base_s")[..., None]
+    limits = [row(kv=kv), row(running=token, prefill=token), row(running=sequence)]
+    halves = (
+        [row(base_ms, **step), row(asked=slot), *limits],
+        [row(base_ms, turn=load_ms, **step), row(busy=slot), *limits],
+    )
+    return xp.log(xp.stack([xp.stack(rows, -2) for rows in halves], -3))
+
+
+def pace_logs(terms: Any, stretch: Any, xp: Any) -> Any:
+    """Logarithms of what rows are divided by at each pace, shape (..., HALVES, PACES, ROWS).
+
+    That is, the time that the step row may take: pace - ``stretch`` * the time of a step of no requests; 1 elsewhere.
+
+    Args:
+        terms: as in ``term_logs``.
+        stretch: shape (..., HALVES).
+        xp: ``numpy`` or ``torch``.
+    """
+    pace_ms = 1e3 * terms[..., SERVER["base_s"], None, None] * xp.asarray(PACE_FACTORS, dtype=terms.dtype)
+    idle_ms = stretch[..., None] * terms[..., SERVER["steps_ms"], None, None]
+    spare = xp.log(xp.maximum(pace_ms - idle_ms, LEAST_SPARE * pace_ms))
+    return xp.stack([spare, *[0.0 * spare] * (ROWS - 1)], -1)
 
 
 INPUT_NAMES = (
     *("share", "step time", "exposure", "KV use", "token use", "sequence use", "slot use", "running", "TTFT", "load"),
-    *(f"busy adapters per slot at pace {pace}" for pace in range(PACES)),
+    *(f"busy adapters per slot at pace {pace}" for pace in range(POINTS)),
     *("adapters", "adapters per slot", "adapters asked for per slot", "mean tokens out", "mean tokens in"),
     *("mean KV tokens", "mean squared tokens out"),
     *("per_request", "per_kv_token", "per_prefill_token", "per_adapter", "per_small_adapter", "per_small_adapter_rank"),

@@ -13,17 +13,27 @@ from numba import njit
 from loraplan.profiles import GRAPH_TOKENS, SHRINK_TILE, SMALL_TOKENS
 
 HOUR_S = 3600.0
-PACES = 12
-FIRST_PACE, PACE_RATIO = 1.25, 1.38
-"""Step times from a quarter more than the base to 43 times as long."""
+POINTS = 12
+FIRST_PACE, POINT_RATIO = 1.25, 1.38
+"""Step times at which embeddings say who runs: from a quarter more than the base to 43 times as long."""
+PACES = 40
+PACE_FACTORS = FIRST_PACE * np.geomspace(1.0, POINT_RATIO ** (POINTS - 1), PACES)
+"""Step times, over the base, at which rows are looked at."""
+POINT_OF_PACE = np.minimum(
+    np.searchsorted(FIRST_PACE * POINT_RATIO ** np.arange(POINTS), PACE_FACTORS, "right") - 1, POINTS - 2
+)
+PART_OF_PACE = (PACE_FACTORS / (FIRST_PACE * POINT_RATIO**POINT_OF_PACE) - 1.0) / (POINT_RATIO - 1.0)
+"""Which points a pace lies between, and where: who runs at a pace is interpolated."""
 RAMPS = 19
 FIRST_RAMP = -14
 """Octaves of rho * t0: from an adapter that runs a few times in a day to one that fills a server."""
 
 REGISTERED, ASKED, ARRIVALS, RUNNING, KV, PREFILL, SQUARED = range(7)
 FIRST_BUSY = 7
-FIRST_TURN = FIRST_BUSY + PACES
-FIRST_RAMP_TERM = FIRST_TURN + PACES
+FIRST_TURN = FIRST_BUSY + POINTS
+FIRST_RAMP_TERM = FIRST_TURN + POINTS
+BUSY_WEIGHT, TURN_WEIGHT, FIRST_RAMP_WEIGHT = 7, 8, 9
+"""Places in a row's weights, which have one for who runs and one for who comes, whatever the pace."""
 EMBEDDING = FIRST_RAMP_TERM + RAMPS
 
 TRAFFIC = np.dtype([(name, np.float64) for name in ("rate", "tokens_in", "tokens_out", "kv", "out_squared")])
@@ -55,13 +65,14 @@ BASE_S, STEPS, SLOTS, KV_TOKENS, MAX_TOKENS, MAX_SEQS = (
 )
 
 STEADY = 10
-"""Figures of ``steady``: logarithms of share, step time / t0, exposure / t0, and use of KV, tokens, sequences, slots."""
-HEAD_INPUTS = STEADY + PACES + 7
+"""Figures of ``steady``: logarithms of share, step time / t0, exposure / t0, use of KV, tokens, sequences and slots,
+running requests, TTFT / t0, and step time / exposure at the first limit."""
+HEAD_INPUTS = STEADY + POINTS + 7
 
 
 @njit(cache=True, nogil=True)
 def embed(traffic, base_s, into):  # type: ignore[no-untyped-def]
-    """Fill ``into``, shape (adapters, EMBEDDING), for adapters of ``TRAFFIC`` on a server whose step base is ``base_s``."""
+    """Fill ``into``, shape (adapters, EMBEDDING), for adapters of ``TRAFFIC`` on a server of the step base ``base_s``."""
     for i in range(traffic.size):
         a, row = traffic[i], into[i]
         rho = a.rate * a.tokens_out
@@ -73,10 +84,10 @@ def embed(traffic, base_s, into):  # type: ignore[no-untyped-def]
         row[PREFILL] = a.rate * a.tokens_in * base_s
         row[SQUARED] = a.rate * a.out_squared * base_s
         pace = FIRST_PACE * base_s
-        for g in range(PACES):
+        for g in range(POINTS):
             row[FIRST_BUSY + g] = 1.0 - math.exp(-rho * pace)
             row[FIRST_TURN + g] = row[FIRST_BUSY + g] / a.tokens_out
-            pace *= PACE_RATIO
+            pace *= POINT_RATIO
         octave = math.log2(rho * base_s) - FIRST_RAMP if rho > 0.0 else -1.0
         for j in range(RAMPS):
             row[FIRST_RAMP_TERM + j] = min(max(octave - j, 0.0), 1.0)
@@ -84,9 +95,9 @@ def embed(traffic, base_s, into):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _step_ms(sums, server, exposure, busy, turn):  # type: ignore[no-untyped-def]
-    """Mean step time at an exposure (s) in which ``busy`` adapters would run and ``turn`` come, roughly as `twin.fluid`.
+    """Mean step time (ms) at an exposure (s) at which ``busy`` adapters would run and ``turn`` come.
 
-    Where slots are short those that come are loaded, and evict others that run (docs/twin.md).
+    A short form of that of `twin.fluid`: small steps are told from large ones by a logistic curve, and where slots are short those that come are loaded, and evict others that run (docs/twin.md).
     """
     part = exposure / server[BASE_S]
     running, prefill = sums[RUNNING] * part, sums[PREFILL] * part
@@ -110,8 +121,8 @@ def _at(sums, server, exposure, g):  # type: ignore[no-untyped-def]
         part = exposure / (FIRST_PACE * server[BASE_S])
         busy, turn = part * sums[FIRST_BUSY], part * sums[FIRST_TURN]
     else:
-        low = FIRST_PACE * server[BASE_S] * PACE_RATIO**g
-        part = min((exposure - low) / ((PACE_RATIO - 1.0) * low), 1.0)
+        low = FIRST_PACE * server[BASE_S] * POINT_RATIO**g
+        part = min((exposure - low) / ((POINT_RATIO - 1.0) * low), 1.0)
         busy = sums[FIRST_BUSY + g] + part * (sums[FIRST_BUSY + g + 1] - sums[FIRST_BUSY + g])
         turn = sums[FIRST_TURN + g] + part * (sums[FIRST_TURN + g + 1] - sums[FIRST_TURN + g])
     return 1e-3 * _step_ms(sums, server, exposure, busy, turn), busy
@@ -128,18 +139,18 @@ def steady(sums, server, into):  # type: ignore[no-untyped-def]
     running, kv, tokens = max(sums[RUNNING], 1e-12), max(sums[KV], 1e-9), max(sums[RUNNING] + sums[PREFILL], 1e-12)
     top = base_s * min(server[KV_TOKENS] / kv, server[MAX_SEQS] / running, server[MAX_TOKENS] / tokens)
     top = max(top, 1.001 * base_s)
-    g_top = min(max(int(math.floor(math.log(top / first) / math.log(PACE_RATIO))), -1), PACES - 2)
+    g_top = min(max(math.floor(math.log(top / first) / math.log(POINT_RATIO)), -1), POINTS - 2)
     at_top = _at(sums, server, top, g_top)[0]
     low, high = -1, g_top + 1
     while high - low > 1:
         middle = (low + high) // 2
-        pace = first * PACE_RATIO**middle
+        pace = first * POINT_RATIO**middle
         if _at(sums, server, pace, middle)[0] > pace:
             low = middle
         else:
             high = middle
-    left = first * PACE_RATIO**low if low >= 0 else base_s
-    right = top if high > g_top else first * PACE_RATIO**high
+    left = first * POINT_RATIO**low if low >= 0 else base_s
+    right = top if high > g_top else first * POINT_RATIO**high
     exposure = right
     seconds, busy = _at(sums, server, right, low)
     if seconds < right:
@@ -178,9 +189,9 @@ def head_inputs(sums, server, into):  # type: ignore[no-untyped-def]
     for i in range(STEADY):
         into[i] = min(max(into[i], -12.0), 12.0)
     slots = server[SLOTS]
-    for g in range(PACES):
+    for g in range(POINTS):
         into[STEADY + g] = math.log(sums[FIRST_BUSY + g] / slots + 1e-4)
-    at = STEADY + PACES
+    at = STEADY + POINTS
     requests, answers = max(sums[ARRIVALS], 1e-12), max(sums[RUNNING], 1e-12)
     into[at] = math.log(max(sums[REGISTERED], 1.0)) - 4.0
     into[at + 1] = math.log(max(sums[REGISTERED], 1.0) / slots)
@@ -238,21 +249,36 @@ def _dot(left, right):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _margin(weights, sums, rows):  # type: ignore[no-untyped-def]
-    """The smallest, over the paces, of the largest row; ``rows`` becomes the logarithms of that pace's rows."""
+def _margin(weights, factors, sums, rows):  # type: ignore[no-untyped-def]
+    """The smallest, over halves and paces, of the largest row; ``rows`` becomes the logarithms of that pace's rows."""
+    halves, n_rows = weights.shape[0], weights.shape[1]
     best = np.float32(np.inf)
-    own = np.empty(rows.size, dtype=np.float32)
-    for k in range(weights.shape[0]):
-        worst = np.float32(LEAST_ROW)
-        for r in range(own.size):
-            own[r] = _dot(weights[k, r], sums)
-            worst = max(worst, own[r])
-            if worst >= best:
-                break
-        if worst < best:
-            best = worst
-            rows[:] = own
-    for r in range(rows.size):
+    own = np.empty(n_rows, dtype=np.float32)
+    counts, traffic = np.empty(n_rows, dtype=np.float32), np.empty(n_rows, dtype=np.float32)
+    for h in range(halves):
+        for r in range(n_rows):
+            w = weights[h, r]
+            traffic[r] = _dot(w[ARRIVALS : SQUARED + 1], sums[ARRIVALS : SQUARED + 1])
+            counts[r] = w[REGISTERED] * sums[REGISTERED] + w[ASKED] * sums[ASKED]
+            counts[r] += _dot(w[FIRST_RAMP_WEIGHT:], sums[FIRST_RAMP_TERM:])
+        for k in range(PACE_FACTORS.size):
+            g, part = POINT_OF_PACE[k], np.float32(PART_OF_PACE[k])
+            busy = (np.float32(1.0) - part) * sums[FIRST_BUSY + g] + part * sums[FIRST_BUSY + g + 1]
+            turn = (np.float32(1.0) - part) * sums[FIRST_TURN + g] + part * sums[FIRST_TURN + g + 1]
+            worst = np.float32(LEAST_ROW)
+            for r in range(n_rows):
+                w = weights[h, r]
+                value = (
+                    counts[r] + np.float32(PACE_FACTORS[k]) * traffic[r] + w[BUSY_WEIGHT] * busy + w[TURN_WEIGHT] * turn
+                )
+                own[r] = value * factors[h, k, r]
+                worst = max(worst, own[r])
+                if worst >= best:
+                    break
+            if worst < best:
+                best = worst
+                rows[:] = own
+    for r in range(n_rows):
         rows[r] = min(max(math.log(max(rows[r], LEAST_ROW)), -LARGEST), LARGEST)
     return math.log(best)
 
@@ -271,13 +297,14 @@ def _softplus(value):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def judge_sums(sums, server, server_of, weights, context, scaling, layers, log_share, figures):  # type: ignore[no-untyped-def]
+def judge_sums(sums, server, server_of, weights, factors, context, scaling, layers, log_share, figures):  # type: ignore[no-untyped-def]
     """Margin and predictions of loads whose sums are known.
 
     Args:
         sums: shape (loads, EMBEDDING).
         server: shape (servers, terms); ``server_of``, shape (loads,), says which is whose.
-        weights: shape (servers, paces, rows, EMBEDDING), float32.
+        weights: shape (servers, halves, rows, terms), float32.
+        factors: shape (servers, halves, paces, rows), float32: what rows are multiplied by at each pace.
         context: shape (servers, CONTEXT + 1), float32: normalised, and the octaves of the max rank.
         scaling: mean and scale of the head's inputs, each float32.
         layers: weight and bias of its three layers, float32.
@@ -298,7 +325,7 @@ def judge_sums(sums, server, server_of, weights, context, scaling, layers, log_s
         m = server_of[n]
         for j in range(EMBEDDING):
             own[j] = sums[n, j]
-        log_share[n] = _margin(weights[m], own, rows)
+        log_share[n] = _margin(weights[m], factors[m], own, rows)
         head_inputs(sums[n], server[m], raw)
         for j in range(HEAD_INPUTS):
             inputs[j] = (raw[j] - mean[j]) / scale[j]
@@ -323,30 +350,36 @@ def judge_sums(sums, server, server_of, weights, context, scaling, layers, log_s
             figures[n, 2, t] = middle + _softplus(out[2 * targets + t])
 
 
+ADAPTER = np.dtype([("rank", np.int64), ("offered", np.float64), ("accepted", np.float64)])
+"""An adapter on a GPU type: rank, tokens/s offered, and the share of them that a server takes on."""
+
+
 @njit(cache=True, nogil=True)
-def add_up(tables, gpu_type, members, ends, sums):  # type: ignore[no-untyped-def]
-    """Fill ``sums`` for loads of adapters ``members``, load after load up to ``ends``; ``tables`` by GPU type."""
+def add_up(tables, adapters, gpu_type, members, ends, sums, totals):  # type: ignore[no-untyped-def]
+    """Fill ``sums``, shape (loads, EMBEDDING), and ``totals``, shape (loads,), for loads of adapters.
+
+    Args:
+        tables: shape (types, adapters, EMBEDDING), of `fixed_embeddings`.
+        adapters: shape (types, adapters), of ``ADAPTER``.
+        gpu_type: shape (loads,).
+        members: adapters of load after load, up to ``ends``, shape (loads,).
+        sums, totals: filled in; a load's total is its largest rank, its offered tokens/s and its least accepted share.
+    """
     total = np.empty(EMBEDDING, dtype=np.int64)
     start = 0
     for n in range(ends.size):
         total[:] = 0
-        table = tables[gpu_type[n]]
+        table, own, sum_of = tables[gpu_type[n]], adapters[gpu_type[n]], totals[n]
+        rank, offered, accepted = 1, 0.0, 1.0
         for place in range(start, ends[n]):
-            row = table[members[place]]
+            i = members[place]
+            rank = max(rank, own[i].rank)
+            offered += own[i].offered
+            accepted = min(accepted, own[i].accepted)
+            row = table[i]
             for j in range(EMBEDDING):
                 total[j] += row[j]
         start = ends[n]
+        sum_of.rank, sum_of.offered, sum_of.accepted = rank, offered, accepted
         for j in range(EMBEDDING):
             sums[n, j] = total[j] / FIXED_POINT
-
-
-@njit(cache=True, nogil=True)
-def widest(ranks, members, ends, into):  # type: ignore[no-untyped-def]
-    """Fill ``into``, shape (loads,), with each load's largest rank; 1 where it has no adapter."""
-    start = 0
-    for n in range(ends.size):
-        rank = 1
-        for place in range(start, ends[n]):
-            rank = max(rank, ranks[members[place]])
-        into[n] = rank
-        start = ends[n]

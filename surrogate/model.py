@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from loraplan.workload import Floats
 from surrogate import features, kernel
 from surrogate.calibration import NAMES, Calibration
 from surrogate.examples import TARGETS, Examples
+from surrogate.features import BENDS, HALVES, ROWS, TERMS
 
 Floats32 = NDArray[np.float32]
 
@@ -75,12 +76,18 @@ class Judged:
 
 @dataclass(frozen=True, eq=False)
 class Servers:
-    """What a model makes of servers: rows' weights and contexts, ready for `judge_sums`; first axis: servers."""
+    """What a model makes of servers, ready for `kernel.judge_sums`; first axis: servers."""
 
     terms: Floats
     weights: Floats32
+    factors: Floats32
     context: Floats32
     beta: Floats
+
+    def extended(self, other: Servers) -> Servers:
+        """These and then the others."""
+        parts = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        return Servers(*(np.concatenate(pair) for pair in parts))
 
 
 class Model:
@@ -97,17 +104,18 @@ class Model:
         own = self.tensors
         normal = ((context - own["context_mean"]) / own["context_scale"]).astype(np.float32)
         octaves = np.log2(terms[:, kernel.SERVER["rank"]] / features.RANK_AT).astype(np.float32)
-        paces, rows = own["margin.by_pace"].shape
-        halves, _, width = own["margin.by_term"].shape
-        made = _net(own, "margin.hyper", normal)
-        by_pace = own["margin.by_pace"] + made[:, : paces * rows].reshape(-1, paces, rows)
-        by_term = own["margin.by_term"] + made[:, paces * rows :].reshape(-1, halves, rows, width)
+        sizes = np.cumsum((HALVES * ROWS * TERMS, HALVES * ROWS * BENDS))
+        by_term, bend, stretch = np.split(_net(own, "margin.hyper", normal), sizes, axis=1)
+        by_term = own["margin.by_term"] + by_term.reshape(-1, HALVES, ROWS, TERMS)
         slopes = np.logaddexp(0.0, own["margin.rank_slope"])
         by_term = by_term + slopes * np.maximum(octaves, 0.0)[:, None, None, None]
-        factor = by_pace[..., None] + np.repeat(by_term, paces // halves, axis=1)
+        bend = own["margin.bend"] + bend.reshape(-1, HALVES, ROWS, BENDS)
+        factors = np.einsum("nhrb,kb->nhkr", bend, features.PACE_POWERS)
+        stretched = np.exp(own["margin.stretch"] + stretch)
         return Servers(
             terms=terms,
-            weights=np.exp(features.row_logs(terms, np) + factor).astype(np.float32),
+            weights=np.exp(features.term_logs(terms, np) + by_term).astype(np.float32),
+            factors=np.exp(factors - features.pace_logs(terms, stretched, np)).astype(np.float32),
             context=np.concatenate((normal, octaves[:, None]), axis=1),
             beta=features.USUAL_SHARPNESS * np.exp(_net(own, "margin.sharpness", normal)[:, 0].astype(np.float64)),
         )
@@ -118,7 +126,16 @@ class Model:
         figures = np.empty((len(sums), len(features.QUANTILES), len(TARGETS)))
         scaling, layers = self._head
         kernel.judge_sums(
-            sums, servers.terms, server_of, servers.weights, servers.context, scaling, layers, log_share, figures
+            sums,
+            servers.terms,
+            server_of,
+            servers.weights,
+            servers.factors,
+            servers.context,
+            scaling,
+            layers,
+            log_share,
+            figures,
         )
         np.exp(figures, out=figures)
         for target in ("served_fraction", "kv_utilisation"):
@@ -141,7 +158,8 @@ class Model:
         values = np.concatenate((inputs, context), axis=1)
         low, high = np.array(self.card.low), np.array(self.card.high)
         slack = RANGE_SLACK * (high - low) + 1e-6
-        return (values < low - slack) | (values > high + slack)
+        beyond: NDArray[np.bool_] = (values < low - slack) | (values > high + slack)
+        return beyond
 
     @cached_property
     def _head(self) -> tuple[tuple[Floats32, ...], tuple[Floats32, ...]]:
@@ -201,16 +219,15 @@ INPUTS = kernel.HEAD_INPUTS + features.CONTEXT
 
 
 def _shapes() -> dict[str, tuple[int, ...]]:
-    paces, rows, terms = features.SHAPE
-    outputs = paces * rows + features.HALVES * rows * terms
-    inputs = INPUTS + 1 + rows + 1
+    inputs = INPUTS + 1 + ROWS + 1
     shapes: dict[str, tuple[int, ...]] = {
-        "margin.by_pace": (paces, rows),
-        "margin.by_term": (features.HALVES, rows, terms),
-        "margin.rank_slope": (features.HALVES, rows, terms),
+        "margin.by_term": (HALVES, ROWS, TERMS),
+        "margin.rank_slope": (HALVES, ROWS, TERMS),
+        "margin.bend": (HALVES, ROWS, BENDS),
+        "margin.stretch": (HALVES,),
     }
     nets = {
-        "margin.hyper": (features.CONTEXT, features.HYPER, outputs),
+        "margin.hyper": (features.CONTEXT, features.HYPER, HALVES * (ROWS * (TERMS + BENDS) + 1)),
         "margin.sharpness": (features.CONTEXT, features.SHARPNESS, 1),
         "head.net": (inputs, features.HEAD, len(features.QUANTILES) * len(TARGETS)),
     }
@@ -225,6 +242,10 @@ def _shapes() -> dict[str, tuple[int, ...]]:
 
 SHAPES = _shapes()
 """Of the tensors that a model consists of; -1 is any length."""
+
+
+def _fits(found: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    return len(found) == len(shape) and all(wanted in (-1, size) for size, wanted in zip(found, shape, strict=True))
 
 
 def _read(path: Path) -> bytes:

@@ -8,25 +8,54 @@ which they only grow; so a load's margin never shrinks when an adapter is added.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from surrogate import features, kernel
 from surrogate.examples import TARGETS, Examples, base_figures
-from surrogate.features import HALVES, HEAD, HYPER, QUANTILES, RANK_AT, SHAPE, SHARPNESS, USUAL_SHARPNESS
-from surrogate.kernel import LARGEST, LEAST_ROW
+from surrogate.features import (
+    BENDS,
+    CONTEXT,
+    HALVES,
+    HEAD,
+    HYPER,
+    PACE_POWERS,
+    QUANTILES,
+    RANK_AT,
+    ROWS,
+    SHARPNESS,
+    TERMS,
+    USUAL_SHARPNESS,
+    pace_logs,
+    term_logs,
+)
+from surrogate.kernel import (
+    ARRIVALS,
+    BUSY_WEIGHT,
+    FIRST_BUSY,
+    FIRST_RAMP_TERM,
+    FIRST_RAMP_WEIGHT,
+    FIRST_TURN,
+    HEAD_INPUTS,
+    LARGEST,
+    LEAST_ROW,
+    PACE_FACTORS,
+    PART_OF_PACE,
+    POINT_OF_PACE,
+    SERVER,
+    TURN_WEIGHT,
+)
 
 
 def _three_layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     """A network that says 0 to begin with."""
-    net = nn.Sequential(
-        nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, outputs)
-    )
-    nn.init.zeros_(net[-1].weight)
-    nn.init.zeros_(net[-1].bias)
-    return net
+    last = nn.Linear(hidden, outputs)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(), last)
 
 
 class Margin(nn.Module):
@@ -35,29 +64,51 @@ class Margin(nn.Module):
     def __init__(self) -> None:
         """Begin with the fluid model's rows."""
         super().__init__()
-        paces, rows, terms = SHAPE
-        self.by_pace = nn.Parameter(torch.zeros(paces, rows))
-        self.by_term = nn.Parameter(torch.zeros(HALVES, rows, terms))
-        self.rank_slope = nn.Parameter(torch.full((HALVES, rows, terms), -5.0))
-        self.hyper = _three_layers(features.CONTEXT, HYPER, paces * rows + HALVES * rows * terms)
-        self.sharpness = _three_layers(features.CONTEXT, SHARPNESS, 1)
-        self.bend = nn.Parameter(torch.tensor([-2.0, -1.0]))
+        self.by_term = nn.Parameter(torch.zeros(HALVES, ROWS, TERMS))
+        self.rank_slope = nn.Parameter(torch.full((HALVES, ROWS, TERMS), -5.0))
+        self.bend = nn.Parameter(torch.zeros(HALVES, ROWS, BENDS))
+        self.stretch = nn.Parameter(torch.zeros(HALVES))
+        self.hyper = _three_layers(CONTEXT, HYPER, HALVES * (ROWS * (TERMS + BENDS) + 1))
+        self.sharpness = _three_layers(CONTEXT, SHARPNESS, 1)
+        self.scale = nn.Parameter(torch.tensor([-2.0, -1.0]))
 
-    def weights(self, context: Tensor, server: Tensor) -> Tensor:
-        """Rows' weights, shape (n, paces, rows, embedding); context (n, CONTEXT) normalised, server (n, terms)."""
-        octaves = torch.log2(server[:, kernel.SERVER["rank"]] / RANK_AT).clamp_min(0.0)[:, None, None, None]
-        paces, rows, terms = SHAPE
-        by_pace, by_term = self.hyper(context).split((paces * rows, HALVES * rows * terms), 1)
-        by_pace = self.by_pace + by_pace.reshape(-1, paces, rows)
-        by_term = self.by_term + by_term.reshape(-1, HALVES, rows, terms)
+    def weights(self, context: Tensor, server: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows' weights, shape (n, halves, rows, terms), and their factors at each pace, (n, halves, paces, rows).
+
+        Args:
+            context: normalised, shape (n, CONTEXT).
+            server: shape (n, terms of a server).
+        """
+        octaves = torch.log2(server[:, SERVER["rank"]] / RANK_AT).clamp_min(0.0)[:, None, None, None]
+        sizes = (HALVES * ROWS * TERMS, HALVES * ROWS * BENDS, HALVES)
+        by_term, bend, stretch = self.hyper(context).split(sizes, 1)
+        by_term = self.by_term + by_term.reshape(-1, HALVES, ROWS, TERMS)
         by_term = by_term + functional.softplus(self.rank_slope) * octaves
-        factor = by_pace[..., None] + by_term.repeat_interleave(paces // HALVES, 1)
-        return torch.exp(features.row_logs(server, torch) + factor)
+        bend = self.bend + bend.reshape(-1, HALVES, ROWS, BENDS)
+        powers = torch.as_tensor(PACE_POWERS, dtype=context.dtype, device=context.device)
+        factors = torch.einsum("nhrb,kb->nhkr", bend, powers)
+        stretched = torch.exp(self.stretch + stretch)
+        return torch.exp(term_logs(server, torch) + by_term), torch.exp(factors - pace_logs(server, stretched, torch))
 
     def forward(self, sums: Tensor, context: Tensor, server: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """Log of the share, shape (n,), with minimum and maximum softened by ``temperature`` (0: none); log of rows."""
-        weights = self.weights(context, server).flatten(1, 2)
-        rows = torch.bmm(weights, sums[..., None]).clamp_min(LEAST_ROW).log().reshape(-1, *SHAPE[:2])
+        """Log of the share, shape (n,), with minimum and maximum softened by ``temperature`` (0: none); log of rows.
+
+        Rows have shape (n, halves * paces, rows).
+        """
+        weights, factors = self.weights(context, server)
+        pick = partial(torch.as_tensor, device=sums.device)
+        place, part = pick(POINT_OF_PACE), pick(PART_OF_PACE, dtype=sums.dtype)
+        runs, comes = sums[:, FIRST_BUSY:FIRST_TURN], sums[:, FIRST_TURN:FIRST_RAMP_TERM]
+        busy, turn = ((1.0 - part) * of[:, place] + part * of[:, place + 1] for of in (runs, comes))
+        traffic = torch.einsum("nhrj,nj->nhr", weights[..., ARRIVALS:BUSY_WEIGHT], sums[:, ARRIVALS:FIRST_BUSY])
+        static = torch.cat((sums[:, :ARRIVALS], sums[:, FIRST_RAMP_TERM:]), 1)
+        of_counts = torch.cat((weights[..., :ARRIVALS], weights[..., FIRST_RAMP_WEIGHT:]), -1)
+        counts = torch.einsum("nhrj,nj->nhr", of_counts, static)
+        grown = pick(PACE_FACTORS, dtype=sums.dtype)[:, None]
+        rows = counts[:, :, None] + grown * traffic[:, :, None]
+        rows = rows + weights[..., BUSY_WEIGHT][:, :, None] * busy[:, None, :, None]
+        rows = rows + weights[..., TURN_WEIGHT][:, :, None] * turn[:, None, :, None]
+        rows = (rows * factors).clamp_min(LEAST_ROW).log().flatten(1, 2)
         if temperature == 0.0:
             return rows.amax(-1).amin(-1), rows
         worst = temperature * torch.logsumexp(rows / temperature, -1)
@@ -69,8 +120,8 @@ class Margin(nn.Module):
 
     def served(self, log_share: Tensor) -> Tensor:
         """A guess of the served fraction from the share alone, shape (n,): it ties the scale of the share to it."""
-        width = functional.softplus(self.bend[0])
-        return torch.exp(-width * functional.softplus(log_share / width + self.bend[1]))
+        width = functional.softplus(self.scale[0])
+        return torch.exp(-width * functional.softplus(log_share / width + self.scale[1]))
 
 
 class Head(nn.Module):
@@ -79,7 +130,7 @@ class Head(nn.Module):
     def __init__(self) -> None:
         """Begin near the fluid model's figures."""
         super().__init__()
-        inputs = kernel.HEAD_INPUTS + features.CONTEXT + 1 + features.ROWS + 1
+        inputs = HEAD_INPUTS + CONTEXT + 1 + ROWS + 1
         self.net = nn.Sequential(
             nn.Linear(inputs, HEAD),
             nn.SiLU(),
@@ -106,7 +157,7 @@ class Surrogate(nn.Module):
         """Normalise by the means and standard deviations of ``examples``."""
         super().__init__()
         self.margin, self.head = Margin(), Head()
-        for name, width in (("context", features.CONTEXT), ("inputs", kernel.HEAD_INPUTS)):
+        for name, width in (("context", CONTEXT), ("inputs", HEAD_INPUTS)):
             values = np.zeros((1, width)) if examples is None else getattr(examples, name)
             scale = values.std(0)
             self.register_buffer(f"{name}_mean", torch.tensor(values.mean(0), dtype=torch.float32))
@@ -119,7 +170,7 @@ class Surrogate(nn.Module):
         with torch.no_grad():  # predictions must not bend the margin
             pace = rows.amax(-1).argmin(-1)
             at = rows[torch.arange(len(rows)), pace].clamp(-LARGEST, LARGEST)
-            rank = torch.log2(batch["server"][:, kernel.SERVER["rank"]] / RANK_AT)[:, None]
+            rank = torch.log2(batch["server"][:, SERVER["rank"]] / RANK_AT)[:, None]
             inputs = (batch["inputs"] - self.inputs_mean) / self.inputs_scale
             inputs = torch.cat((inputs, context, rank, at, at.amax(-1, keepdim=True)), 1)
         return {

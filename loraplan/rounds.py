@@ -1,0 +1,101 @@
+"""Rounds: loads that a solver packs to the limit by a surrogate's word, and what the twin says of them.
+
+Solvers look for what a model wrongly accepts, so that its errors on loads drawn at random say little of those on the
+loads of plans. Such loads come back as rows of the dataset: to train on, to calibrate on, and to evaluate with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from loraplan.oracle import Oracle
+from loraplan.problem import Fleet, GPUType, Problem
+from loraplan.profiles import Profile, load_profile
+from objectives.gpu_count import GPUCount, GPUCountParams
+from solvers.base import Search
+from solvers.best_fit import BestFit, BestFitParams
+from surrogate import sampling
+from surrogate.design import Design, Load, critical_rates, deal, turned
+from surrogate.model import Model
+from surrogate.oracle import SurrogateOracle, SurrogateParams
+from twin.batch import spread
+
+ROUND_STREAM = 77
+"""Sets the problems' random numbers apart from those of a design's workloads."""
+FIRST_WORKLOAD = 1_000_000_000
+MOST_GPUS = 64
+"""On offer in a problem of a round: more than it takes."""
+
+
+def packed_rows(
+    model: Model,
+    design: Design,
+    problems: int,
+    seed: int,
+    risk: float = 0.01,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Let best-fit place the adapters of random problems by ``model``, and simulate every GPU but the last of each.
+
+    The last GPU of a plan is not full.
+
+    Args:
+        model: judges the loads, at ``risk``.
+        design: profiles, share of random ones, horizon.
+        problems: how many problems.
+        seed: of the problems: other seeds, other problems.
+        on_progress: called with (problems done, in all).
+
+    Returns:
+        Rows of ``surrogate.design.SCHEMA`` of the kind "packed"; ``workload`` is the problem's number from FIRST_WORKLOAD on.
+    """
+    done = 0
+
+    def loads() -> Iterator[tuple[Load, dict[str, Any]]]:
+        nonlocal done
+        for number in range(problems):
+            yield from _packed(model, design, number, seed, risk)
+            done += 1
+            if on_progress is not None:
+                on_progress(done, problems)
+
+    return list(spread(_row, loads()))
+
+
+def _row(task: tuple[Load, dict[str, Any]]) -> dict[str, Any]:
+    load, names = task
+    return load.row(**names)
+
+
+def _packed(model: Model, design: Design, number: int, seed: int, risk: float) -> Iterator[tuple[Load, dict[str, Any]]]:
+    """The loads of one problem."""
+    rng = np.random.default_rng([seed, number, ROUND_STREAM])
+    base = str(rng.choice(design.profiles))
+    profile = load_profile(base)
+    if rng.random() < design.random_profiles:
+        profile = sampling.random_profile(rng, profile, f"packed-{seed}-{number}")
+    problem = _problem(rng, profile)
+    oracle = SurrogateOracle(problem, SurrogateParams(risk=risk), model)
+    for row, load in enumerate(_full(problem, oracle)):
+        adapters = tuple(problem.adapters[i] for i in load.adapters)
+        task = Load(profile, adapters, load.slots, 1.0, int(rng.integers(1 << 31)), design.horizon_s)
+        yield task, {"workload": FIRST_WORKLOAD + number, "row": row, "kind": "packed", "base": base}
+
+
+def _problem(rng: np.random.Generator, profile: Profile) -> Problem:
+    """Adapters that three GPUs or more should carry."""
+    count = round(float(np.exp(rng.uniform(np.log(48), np.log(800)))))
+    ranks = sampling.random_ranks(rng, count)
+    adapters = deal(sampling.random_rates(rng, count), ranks, [sampling.random_lengths(rng)], rng)
+    slots = min(count, 128, profile.max_slots(profile.server_rank(int(ranks.max()))))
+    factor = critical_rates(profile, adapters, slots) * float(rng.uniform(2.0, 8.0))
+    return Problem(turned(adapters, factor), Fleet((GPUType(profile, MOST_GPUS),)))
+
+
+def _full(problem: Problem, oracle: Oracle) -> list[Any]:
+    """The loads of a best-fit plan, without the last."""
+    search = Search(problem, GPUCount(GPUCountParams()), oracle, seed=0)
+    return list(BestFit(BestFitParams()).solve(search).loads[:-1])
