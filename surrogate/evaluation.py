@@ -180,8 +180,8 @@ def unseen(model: Model, table: pa.Table) -> Unseen:
     """Rows of a dataset beside what the surrogate says of them."""
     examples = examples_of(table)
     judged = model.judge_examples(examples)
-    outside = model.outside(examples.inputs, examples.context).any(1)
-    return Unseen(table, seen_in(table), judged, said_by(judged, examples.offered_tok_s), outside)
+    outside = np.any(model.outside(examples.inputs, examples.context), axis=1)
+    return Unseen(table, seen_in(table), judged, said_by(judged, examples.offered_tok_s), np.asarray(outside))
 
 
 class Rivals:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -187,7 +188,7 @@ def by_group(seen: Seen) -> dict[str, Mask]:
 def by_region(seen: Seen, share: Floats) -> Iterator[tuple[str, Mask]]:
     """Regions that have loads, with a name: by served fraction, by ``share`` of the capacity, by slots."""
     for what, values, edges in (("served", seen.served, SERVED_BANDS), ("share", share, SHARE_BANDS)):
-        for low, high in zip(edges, edges[1:], strict=False):
+        for low, high in pairwise(edges):
             name = f"{what} {low:g} to {high:g}"
             if low == 0.0 or high == math.inf:
                 name = f"{what} below {high:g}" if low == 0.0 else f"{what} {low:g} and more"
@@ -243,8 +244,9 @@ def coverage(judged: Judged, seen: Seen, which: Mask) -> dict[str, Coverage]:
         known = which & np.isfinite(true[target])
         low, high = judged.figures[known, 0, place], judged.figures[known, -1, place]
         below, above = true[target][known] < low, true[target][known] > high
-        shares = (100.0 * mean(mask) for mask in (below, ~below & ~above, above))
-        found[target] = Coverage(*shares, n=int(known.sum()))
+        found[target] = Coverage(
+            below=100.0 * mean(below), within=100.0 * mean(~below & ~above), above=100.0 * mean(above), n=below.size
+        )
     return found
 
 

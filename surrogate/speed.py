@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -46,10 +47,12 @@ def surrogate_speed(model: Model, profile: Profile, per_load: int = PER_LOAD) ->
     members = rng.integers(ADAPTERS, size=batch * per_load)
     server_of = rng.integers(len(pairs), size=batch)
     ends, types = per_load * np.arange(1, batch + 1), np.zeros(batch, dtype=np.int64)
-    sums = np.zeros((batch, kernel.EMBEDDING))
+    adapters = np.zeros((1, ADAPTERS), dtype=kernel.ADAPTER)
+    sums, totals = np.zeros((batch, kernel.EMBEDDING)), np.zeros(batch, dtype=kernel.ADAPTER)
 
     def judge(count: int) -> None:
-        kernel.add_up(table, types[:count], members[: count * per_load], ends[:count], sums[:count])
+        some = types[:count], members[: count * per_load], ends[:count], sums[:count], totals[:count]
+        kernel.add_up(table, adapters, *some)
         _judge(model, sums[:count], servers, server_of[:count])
 
     judge(1)  # compiles
@@ -64,7 +67,7 @@ def surrogate_speed(model: Model, profile: Profile, per_load: int = PER_LOAD) ->
 def rows_speed(predict: Callable[[Floats], object], rows: Floats) -> dict[str, float]:
     """Microseconds per row of ``predict``, by name: on a batch of ``rows`` again and again, and on single rows."""
     many = np.resize(rows, (BATCH, rows.shape[1]))
-    singles = [_microseconds(lambda row=row: predict(row)) for row in many[:SINGLES_OF_OTHERS, None]]
+    singles = [_microseconds(partial(predict, row)) for row in many[:SINGLES_OF_OTHERS, None]]
     return {"batch": _microseconds(lambda: predict(many)) / BATCH, "single": float(np.median(singles))}
 
 

@@ -6,9 +6,12 @@ import hashlib
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from loraplan.profiles import load_profile
 from surrogate.calibration import NAMES, Calibration
 from surrogate.model import INPUTS, SHAPES, Card, Model
+from surrogate.shards import table_of
 
 
 def untrained_model(data: dict[str, Any] | None = None, score: Any = (), served: Any = ()) -> Model:
@@ -33,3 +36,33 @@ def untrained_model(data: dict[str, Any] | None = None, score: Any = (), served:
     model = Model(tensors, calibration, card)
     digest = hashlib.sha256(model.to_bytes()).hexdigest()
     return Model(tensors, calibration, card.model_copy(update={"weights_sha256": digest}))
+
+
+def load_rows(n: int, seed: int = 0) -> pa.Table:
+    """Rows of a dataset that no twin has seen: loads from light to far too many, with figures made up to fit.
+
+    Workload i has one row; every other one is on a varied profile, the others on that of Llama.
+    """
+    rng = np.random.default_rng(seed)
+    shipped = load_profile("h100-64gb/llama-3.1-8b")
+    varied = shipped.model_copy(update={"name": "random-0-0"})
+    rows = []
+    for i in range(n):
+        count = int(rng.integers(4, 40))
+        rates = rng.uniform(0.02, 0.08, count) * np.exp(rng.uniform(0, 4))
+        offered = float(rates.sum()) * 400.0
+        served = min(1.0, 6000.0 / offered)
+        rows.append(
+            {
+                **{"workload": i, "row": 0, "kind": "boundary", "base": "h100-64gb/llama-3.1-8b"},
+                **{"profile": (varied if i % 2 else shipped).model_dump_json(), "slots": int(rng.integers(2, 40))},
+                **{"max_rank": 16, "cv": 1.0, "horizon_s": 600.0, "seed": i},
+                **{"rates": rates.tolist(), "ranks": [16] * count, "law": [0] * count},
+                **{"law_in": [200.0], "law_out": [200.0], "law_kv": [300.0], "law_out_squared": [8e4]},
+                **{"offered_tok_s": offered, "arrived_tok_s": offered, "served_fraction": served},
+                **{"throughput_tok_s": served * offered, "itl_ms": 15.0 + offered / 200.0, "ttft_s": 0.1 / served},
+                **{"ttft_p95_s": 0.2, "kv_utilisation": min(1.0, offered / 9000.0), "running": 1.0, "waiting": 0.0},
+                **{"preemptions": 0, "loads": 0, "binding": "none"},
+            }
+        )
+    return table_of(rows)
