@@ -21,7 +21,7 @@ from surrogate import comparison, speed
 from surrogate.model import SHIPPED, Model
 
 TARGETS_US = {"batch": 2.0, "single": 60.0}
-TRAINING_ROWS = 10_000
+TRAINING_ROWS = 4_000
 
 
 def main(arguments: list[str]) -> int:
