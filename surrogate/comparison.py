@@ -8,7 +8,7 @@ know neither the requests' lengths nor the server, nor how bursty arrivals are.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -178,8 +178,8 @@ def require_sklearn() -> None:
         raise BadInputError(INSTALL)
 
 
-def train(rows: Rows) -> dict[str, Trained]:
-    """Train every one of ``MODELS`` on the rows of one profile, of which there is at least one.
+def train(rows: Rows, models: Sequence[str] = MODELS) -> dict[str, Trained]:
+    """Train each of ``models`` on the rows of one profile, of which there is at least one.
 
     Raises:
         BadInputError: scikit-learn is not installed; in no row anything was served.
@@ -189,7 +189,7 @@ def train(rows: Rows) -> dict[str, Trained]:
     if len(rows) > MOST_SVM_ROWS:
         few = rows.select(np.sort(np.random.default_rng(SEED).choice(len(rows), MOST_SVM_ROWS, replace=False)))
     makers = _makers()
-    return {name: _fit(few if name == "svm" else rows, *makers[name]) for name in MODELS}
+    return {name: _fit(few if name == "svm" else rows, *makers[name]) for name in models}
 
 
 Maker = Callable[[], Any]

@@ -139,7 +139,10 @@ def test_bad_input_is_one_line(folder: Path, tmp_path: Path, monkeypatch: pytest
     assert "pip install 'loraplan[train]'" in refusal(model, "--train-data", tmp_path / "seen")
 
 
-def test_the_benchmark_prints_what_a_load_takes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_benchmark_prints_what_a_load_takes(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(surrogate_speed, "TRAINING_ROWS", 50)
     assert surrogate_speed.main([str(folder / "model")]) == 0
     printed = capsys.readouterr().out
     assert "surrogate, loads of 100 adapters" in printed
