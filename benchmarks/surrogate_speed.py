@@ -1,4 +1,4 @@
-"""How fast is the surrogate? Microseconds per GPU load on one core, and a random forest beside it.
+"""How fast is the surrogate? Microseconds of CPU time per GPU load, and a random forest beside it.
 
 Run: ``OMP_NUM_THREADS=1 python -m benchmarks.surrogate_speed [MODEL_DIR]``; the random forest needs scikit-learn.
 """
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
         return error.exit_code
     profile = load_profile("h100-64gb/llama-3.1-8b")
     print(
-        f"us per GPU load of one core, batches of {speed.BATCH:,}; {platform.machine()}, "
+        f"us of CPU time per GPU load, batches of {speed.BATCH:,}; {platform.machine()}, "
         f"Python {platform.python_version()}; torch {'is' if 'torch' in sys.modules else 'is not'} imported"
     )
     print(f"{'model':34} {'batch':>10} {'single':>10}")

@@ -21,7 +21,7 @@ REPEATS, SINGLES, SINGLES_OF_OTHERS = 5, 300, 10
 
 
 def surrogate_speed(model: Model, profile: Profile, per_load: int = PER_LOAD) -> dict[str, float]:
-    """Microseconds of one core, the best of ``REPEATS`` for batches, the median of ``SINGLES`` for single loads.
+    """Microseconds of CPU time, the best of ``REPEATS`` for batches, the median of ``SINGLES`` for single loads.
 
     Args:
         model: the surrogate.
@@ -65,7 +65,7 @@ def surrogate_speed(model: Model, profile: Profile, per_load: int = PER_LOAD) ->
 
 
 def rows_speed(predict: Callable[[Floats], object], rows: Floats) -> dict[str, float]:
-    """Microseconds per row of ``predict``, by name: on a batch of ``rows`` again and again, and on single rows."""
+    """Microseconds of CPU time per row of ``predict``, by name: on a batch of ``rows`` again and again, and on single rows."""
     many = np.resize(rows, (BATCH, rows.shape[1]))
     singles = [_microseconds(partial(predict, row)) for row in many[:SINGLES_OF_OTHERS, None]]
     return {"batch": _microseconds(lambda: predict(many)) / BATCH, "single": float(np.median(singles))}
@@ -80,6 +80,6 @@ def _best(call: Callable[[], object]) -> float:
 
 
 def _microseconds(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
+    started = time.process_time()  # of all threads: what one core would take, whatever else runs on it
     call()
-    return 1e6 * (time.perf_counter() - started)
+    return 1e6 * (time.process_time() - started)

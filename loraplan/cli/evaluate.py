@@ -215,7 +215,7 @@ def _speed(speed: Mapping[str, float]) -> None:
         return terminal.number(speed[name], 2)
 
     terminal.out(
-        f"a GPU load takes the surrogate {of('surrogate_us_per_row_batch')} us of one core in batches "
+        f"a GPU load takes the surrogate {of('surrogate_us_per_row_batch')} us of CPU time in batches "
         f"({of('surrogate_us_per_row_batch_sums')} where embeddings are summed up already), "
         f"{of('surrogate_us_per_row_single')} us by itself"
     )

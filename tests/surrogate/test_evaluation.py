@@ -237,7 +237,7 @@ def test_the_surrogate_alone(loads: Unseen) -> None:
         *(f"surrogate_us_per_row_{name}" for name in ("batch", "batch_sums", "single")),
         "surrogate_us_per_server",
     }
-    assert all(value > 0 for value in found.speed.values())
+    assert all(value >= 0 for value in found.speed.values())
 
 
 def test_side_by_side(table: pa.Table, loads: Unseen, runs: list[MeasuredRun]) -> None:
