@@ -132,7 +132,7 @@ def solve(
         status=solution.status,
         reason=solution.reason,
         objective=_value(search, chosen_objective, solution, predicted),
-        gpus=_planned(problem, solution.loads, predicted),
+        gpus=_planned(problem, solution.loads, judge, predicted),
         unplaced=tuple(a.name for i, a in enumerate(problem.adapters) if i not in placed),
         solver=SolverRecord(
             name=chosen_solver.name, params=chosen_solver.settings, seed=seed, runtime_s=round(runtime_s, 6)
@@ -201,7 +201,9 @@ def _value(search: Search, chosen: Chosen, solution: Solution, predicted: Predic
     )
 
 
-def _planned(problem: Problem, loads: tuple[GPULoad, ...], predicted: Predictions) -> tuple[PlannedGPU, ...]:
+def _planned(
+    problem: Problem, loads: tuple[GPULoad, ...], judge: Oracle, predicted: Predictions
+) -> tuple[PlannedGPU, ...]:
     gpus = []
     for row, load in enumerate(loads):
         adapters = [problem.adapters[i] for i in load.adapters]
@@ -218,6 +220,7 @@ def _planned(problem: Problem, loads: tuple[GPULoad, ...], predicted: Prediction
                     itl_ms=finite(predicted.itl_ms[row]),
                     ttft_s=finite(predicted.ttft_s[row]),
                     kv_utilisation=float(predicted.kv_utilisation[row]),
+                    outside=judge.outside(load),
                 ),
             )
         )

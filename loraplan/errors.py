@@ -28,9 +28,15 @@ class PluginError(LoraplanError):
     exit_code = 1
 
 
+MOST_KNOWN = 12
+"""Known names that an error lists; of more it says how many."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'x'? known: ...`` for an unknown ``name``."""
     known = sorted(known)
     close = get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ";"
-    return f"{hint} known: {', '.join(known)}"
+    more = len(known) - MOST_KNOWN
+    tail = f" and {more:,} more" if more > 0 else ""
+    return f"{hint} known: {', '.join(known[:MOST_KNOWN])}{tail}"

@@ -65,6 +65,10 @@ class Oracle(ABC):
     def predict(self, loads: Sequence[GPULoad]) -> Predictions:
         """Judge ``loads``, each on its own; a load that does not start is an answer, not an error."""
 
+    def outside(self, load: GPULoad) -> tuple[str, ...]:
+        """What of ``load`` is out of the range that the oracle knows, in words: its answer is extrapolated there."""
+        return ()
+
 
 ORACLES: Registry[type[Oracle]] = Registry("oracle", "loraplan.oracles")
 ORACLES.register(

@@ -39,6 +39,9 @@ class Predicted(_Part):
     itl_ms: NonNegative | None = Field(description="mean inter-token latency, ms")
     ttft_s: NonNegative | None = Field(description="mean time to first token, s")
     kv_utilisation: NonNegative = Field(description="time-mean share of the KV cache in use")
+    outside: tuple[str, ...] = Field(
+        default=(), description="what of this load is out of the range that the oracle knows: it extrapolates there"
+    )
 
 
 class PlannedGPU(_Part):

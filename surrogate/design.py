@@ -8,6 +8,7 @@ number) turned to where the server just starves: first by the fluid model, then 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +19,8 @@ from pydantic import Field
 
 from loraplan.arrivals import Gamma
 from loraplan.config.part import Count, Part, Seed
-from loraplan.files import sha256
 from loraplan.problem import Fleet, GPULoad, GPUType, Problem
-from loraplan.profiles import PROFILES, Positive, Profile, load_profile
+from loraplan.profiles import Positive, Profile, load_profile
 from loraplan.workload import Adapter, Floats, Ints, Lengths, RateWorkload
 from surrogate import sampling
 from twin.batch import Simulation
@@ -121,7 +121,7 @@ class Load:
         laws = {id(adapter.lengths): adapter.lengths for adapter in self.adapters}
         place = {key: number for number, key in enumerate(laws)}
         return names | {
-            "profile": self.profile.model_dump_json(),
+            "profile": _engine(self.profile),
             "slots": self.slots,
             "max_rank": simulation.max_rank,
             "cv": self.cv,
@@ -170,12 +170,17 @@ def rows_of(design: Design, workload: int) -> list[dict[str, Any]]:
 
 
 def profile_hashes(design: Design) -> dict[str, str]:
-    """SHA-256 of the files of the profiles that a design names.
+    """SHA-256 of the profiles that a design names, as the rows have them.
 
     Raises:
         BadInputError: a profile is not known.
     """
-    return {name: sha256(PROFILES.get(name)) for name in design.profiles}
+    return {name: hashlib.sha256(_engine(load_profile(name)).encode()).hexdigest() for name in design.profiles}
+
+
+def _engine(profile: Profile) -> str:
+    """A profile as JSON, without its frontend, which rows know nothing of."""
+    return profile.model_copy(update={"frontend": None}).model_dump_json()
 
 
 def _published(rng: np.random.Generator, design: Design, profile: Profile) -> list[Load]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 import warnings
@@ -28,6 +29,9 @@ LOKY = "loky"
 RESTARTS = 3
 """How often in a row workers may die without a single result between: what dies so often will do so again."""
 
+
+CONNECT_S = 10.0
+"""Seconds that the head of a Ray cluster may take to answer."""
 
 WATCH_S = 0.5
 """Seconds between looks whether the process that asked for the work is still there."""
@@ -196,7 +200,19 @@ def _connect(ray: Any, workers: int | None, address: str | None) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody unless that is asked for
         ray.init(num_cpus=workers or joblib.cpu_count(), include_dashboard=False, **quiet)
         return
+    _require_listener(address)
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise BadInputError(f"Ray at {address}: {' '.join(str(error).split()):.200}") from None
+
+
+def _require_listener(address: str) -> None:
+    """Find out in seconds what Ray would try for minutes: that nobody listens at ``[ray://]host:port``."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():  # "auto" and such
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise BadInputError(f"Ray at {address}: {error}") from None

@@ -28,8 +28,9 @@ from surrogate.kernel import PACE_FACTORS, PACES, POINTS, RAMPS, SERVER, SERVER_
 CONTEXT = 21
 TERM_NAMES = ("registered", "asked", "arrivals", "running", "kv", "prefill", "squared", "busy", "turn")
 TERMS = len(TERM_NAMES) + RAMPS
-HALVES, ROWS = 2, 5
-"""Halves: at whose paces all adapters have a slot, and at whose adapters have to be loaded. Rows: see `term_logs`."""
+WAYS_TO_SERVE = ((True, 1.0), (True, 0.5), (False, 1.0), (False, 0.5))
+"""Ways to serve a load: whether all its adapters have a slot, and which part of the slots is busy at most."""
+WAYS, ROWS = len(WAYS_TO_SERVE), 6
 BENDS = 2
 """Powers of the pace by which training may bend a row."""
 PACE_POWERS = np.linspace(0.0, 1.0, PACES)[:, None] ** np.arange(1, BENDS + 1)
@@ -39,9 +40,11 @@ LEAST_SPARE = 0.05
 """Of a step, left for requests at least: a pace that slots alone outlast counts as twenty times too slow, not never."""
 REGISTERED_GUESS = 100
 """Adapters in CPU memory, in the first guess of what each running adapter costs."""
-HYPER, SHARPNESS, HEAD = 32, 16, 64
+HYPER, SHARPNESS, HEAD = 48, 16, 64
 """Widths of the networks' hidden layers."""
 USUAL_SHARPNESS = 20.0
+LEAST_SLOTS = 4
+"""The fewest in the default dataset."""
 RANK_AT = 8
 """The max rank whose octaves count as none."""
 QUANTILES = (0.05, 0.5, 0.95)
@@ -81,10 +84,10 @@ def context(profile: Profile, slots: int, cv: float) -> Floats:
     """What kind of server it is, shape (CONTEXT,): ratios of its constants, in logarithms; not its max rank.
 
     Without the max rank, so that what depends on the context stays as it is when an adapter of a higher rank comes;
-    the KV cache is as if slots had the smallest rank.
+    the KV cache is as if slots had the smallest rank. Few slots count as ``LEAST_SLOTS``: the rows know better.
     """
     law, limits = profile.step_ms, profile.limits
-    least = min(limits.lora_ranks)
+    least, known = min(limits.lora_ranks), max(slots, LEAST_SLOTS)
     ratios = (
         law.per_request * 256,
         law.per_kv_token * 1e5,
@@ -94,15 +97,15 @@ def context(profile: Profile, slots: int, cv: float) -> Floats:
         law.per_small_adapter_rank * 64 * 16,
         law.per_registered * 64 * 256,
         law.per_adapter_request * 64 * 256,
-        law.per_slot_shrink * slots * 8,
-        law.per_slot_expand * slots * 8,
+        law.per_slot_shrink * known * 8,
+        law.per_slot_expand * known * 8,
         law.eager,
         law.per_waiting * 1e3,
         profile.load_ms.to_gpu,
         profile.load_ms.smaller_rank,
     )
     sizes = (
-        slots / 64,
+        known / 64,
         max(profile.kv_tokens(slots, least), 1.0) / 1e5,
         limits.max_num_batched_tokens / 2048,
         limits.max_num_seqs / 1024,
@@ -113,13 +116,13 @@ def context(profile: Profile, slots: int, cv: float) -> Floats:
 
 
 def term_logs(terms: Any, xp: Any) -> Any:
-    """Logarithms of what the rows of the fluid model weigh each term by, shape (..., HALVES, ROWS, TERMS).
+    """Logarithms of what the rows of the fluid model weigh each term by, shape (..., WAYS, ROWS, TERMS).
 
     Terms are those of an embedding, but with one for busy adapters and one for those that come, whatever the pace. Rows
-    are a step's time (ms), adapters per slot, KV tokens, tokens and sequences per what the server takes. In the first
-    half every adapter has a slot; in the second those that run have one, and those that come have to be loaded and
-    evict others (docs/twin.md). What does not belong to a row has a faint weight, for training to change. Only grows
-    with the max rank.
+    are a step's time (ms), adapters per slot, KV tokens, tokens and sequences per what the server takes, and busy
+    adapters per slot. In some families every adapter has a slot; in the others those that run have one, and those that
+    come have to be loaded and evict others (docs/twin.md). What does not belong to a row has a faint weight, for
+    training to change. Only grows with the max rank.
 
     Args:
         terms: servers, shape (..., len(SERVER_TERMS)).
@@ -148,21 +151,23 @@ def term_logs(terms: Any, xp: Any) -> Any:
     load_ms = of("load_ms") * (1.0 + of("slots") / 6)
     base_ms = 1e3 * of("base_s")[..., None]
     limits = [row(kv=kv), row(running=token, prefill=token), row(running=sequence)]
-    halves = (
-        [row(base_ms, **step), row(asked=slot), *limits],
-        [row(base_ms, turn=load_ms, **step), row(busy=slot), *limits],
-    )
-    return xp.log(xp.stack([xp.stack(rows, -2) for rows in halves], -3))
+
+    def family(all_resident: bool, busy: float) -> Any:
+        own = step | ({} if all_resident else {"turn": load_ms})
+        places = row(asked=slot) if all_resident else row()
+        return xp.stack([row(base_ms, **own), places, *limits, row(busy=slot / busy)], -2)
+
+    return xp.log(xp.stack([family(*one) for one in WAYS_TO_SERVE], -3))
 
 
 def pace_logs(terms: Any, stretch: Any, xp: Any) -> Any:
-    """Logarithms of what rows are divided by at each pace, shape (..., HALVES, PACES, ROWS).
+    """Logarithms of what rows are divided by at each pace, shape (..., WAYS, PACES, ROWS).
 
     That is, the time that the step row may take: pace - ``stretch`` * the time of a step of no requests; 1 elsewhere.
 
     Args:
         terms: as in ``term_logs``.
-        stretch: shape (..., HALVES).
+        stretch: shape (..., WAYS).
         xp: ``numpy`` or ``torch``.
     """
     pace_ms = 1e3 * terms[..., SERVER["base_s"], None, None] * xp.asarray(PACE_FACTORS, dtype=terms.dtype)

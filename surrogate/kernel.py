@@ -72,7 +72,7 @@ HEAD_INPUTS = STEADY + POINTS + 7
 
 @njit(cache=True, nogil=True)
 def embed(traffic, base_s, into):  # type: ignore[no-untyped-def]
-    """Fill ``into``, shape (adapters, EMBEDDING), for adapters of ``TRAFFIC`` on a server of the step base ``base_s``."""
+    """Fill ``into``, shape (adapters, EMBEDDING), for adapters of ``TRAFFIC`` on a server of base ``base_s`` (s)."""
     for i in range(traffic.size):
         a, row = traffic[i], into[i]
         rho = a.rate * a.tokens_out
@@ -97,7 +97,8 @@ def embed(traffic, base_s, into):  # type: ignore[no-untyped-def]
 def _step_ms(sums, server, exposure, busy, turn):  # type: ignore[no-untyped-def]
     """Mean step time (ms) at an exposure (s) at which ``busy`` adapters would run and ``turn`` come.
 
-    A short form of that of `twin.fluid`: small steps are told from large ones by a logistic curve, and where slots are short those that come are loaded, and evict others that run (docs/twin.md).
+    A short form of that of `twin.fluid`: small steps are told from large ones by a logistic curve, and where slots are
+    short those that come are loaded, and evict others that run (docs/twin.md).
     """
     part = exposure / server[BASE_S]
     running, prefill = sums[RUNNING] * part, sums[PREFILL] * part
@@ -155,7 +156,7 @@ def steady(sums, server, into):  # type: ignore[no-untyped-def]
     seconds, busy = _at(sums, server, right, low)
     if seconds < right:
         short, spare = left - _at(sums, server, left, low)[0], right - seconds
-        for _ in range(4):
+        for _ in range(3):
             if short >= 0.0:
                 break
             exposure = (left * spare - right * short) / (spare - short)
@@ -182,15 +183,15 @@ def steady(sums, server, into):  # type: ignore[no-untyped-def]
 def head_inputs(sums, server, into):  # type: ignore[no-untyped-def]
     """Fill ``into``, shape (HEAD_INPUTS,), with what predictions are made of, beside context and margin.
 
-    The steady state, and logarithms of adapters that run at each pace per slot, of adapters (in all, per slot, asked
-    for per slot) and of the requests' mean lengths.
+    The steady state, how busy slots would be at each point, and logarithms of adapters (in all, per slot, asked for per
+    slot) and of the requests' mean lengths.
     """
     steady(sums, server, into)
     for i in range(STEADY):
         into[i] = min(max(into[i], -12.0), 12.0)
     slots = server[SLOTS]
     for g in range(POINTS):
-        into[STEADY + g] = math.log(sums[FIRST_BUSY + g] / slots + 1e-4)
+        into[STEADY + g] = sums[FIRST_BUSY + g] / (sums[FIRST_BUSY + g] + slots)
     at = STEADY + POINTS
     requests, answers = max(sums[ARRIVALS], 1e-12), max(sums[RUNNING], 1e-12)
     into[at] = math.log(max(sums[REGISTERED], 1.0)) - 4.0
@@ -249,46 +250,51 @@ def _dot(left, right):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _margin(weights, factors, sums, rows):  # type: ignore[no-untyped-def]
-    """The smallest, over halves and paces, of the largest row; ``rows`` becomes the logarithms of that pace's rows."""
-    halves, n_rows = weights.shape[0], weights.shape[1]
-    best = np.float32(np.inf)
-    own = np.empty(n_rows, dtype=np.float32)
-    counts, traffic = np.empty(n_rows, dtype=np.float32), np.empty(n_rows, dtype=np.float32)
-    for h in range(halves):
+def _margin(weights, factors, sums, rows, work):  # type: ignore[no-untyped-def]
+    """The smallest, over ways to serve and paces, of the largest row; ``rows`` becomes the logarithms of its rows.
+
+    ``work``, shape (4, PACES), is scratch space. The loops over paces have no branches, for the compiler to use vectors.
+    """
+    ways, n_rows = weights.shape[0], weights.shape[1]
+    busy, turn, worst, paces = work[0], work[1], work[2], work[3]
+    for k in range(PACES):
+        g, part = POINT_OF_PACE[k], np.float32(PART_OF_PACE[k])
+        paces[k] = PACE_FACTORS[k]
+        busy[k] = (np.float32(1.0) - part) * sums[FIRST_BUSY + g] + part * sums[FIRST_BUSY + g + 1]
+        turn[k] = (np.float32(1.0) - part) * sums[FIRST_TURN + g] + part * sums[FIRST_TURN + g + 1]
+    best, way, pace = np.float32(np.inf), 0, 0
+    traffic, counts = np.empty((ways, n_rows), dtype=np.float32), np.empty((ways, n_rows), dtype=np.float32)
+    for h in range(ways):
+        worst[:] = np.float32(LEAST_ROW)
         for r in range(n_rows):
-            w = weights[h, r]
-            traffic[r] = _dot(w[ARRIVALS : SQUARED + 1], sums[ARRIVALS : SQUARED + 1])
-            counts[r] = w[REGISTERED] * sums[REGISTERED] + w[ASKED] * sums[ASKED]
-            counts[r] += _dot(w[FIRST_RAMP_WEIGHT:], sums[FIRST_RAMP_TERM:])
-        for k in range(PACE_FACTORS.size):
-            g, part = POINT_OF_PACE[k], np.float32(PART_OF_PACE[k])
-            busy = (np.float32(1.0) - part) * sums[FIRST_BUSY + g] + part * sums[FIRST_BUSY + g + 1]
-            turn = (np.float32(1.0) - part) * sums[FIRST_TURN + g] + part * sums[FIRST_TURN + g + 1]
-            worst = np.float32(LEAST_ROW)
-            for r in range(n_rows):
-                w = weights[h, r]
-                value = (
-                    counts[r] + np.float32(PACE_FACTORS[k]) * traffic[r] + w[BUSY_WEIGHT] * busy + w[TURN_WEIGHT] * turn
-                )
-                own[r] = value * factors[h, k, r]
-                worst = max(worst, own[r])
-                if worst >= best:
-                    break
-            if worst < best:
-                best = worst
-                rows[:] = own
+            w, own = weights[h, r], factors[h, r]
+            of_traffic = _dot(w[ARRIVALS : SQUARED + 1], sums[ARRIVALS : SQUARED + 1])
+            of_counts = w[REGISTERED] * sums[REGISTERED] + w[ASKED] * sums[ASKED]
+            of_counts += _dot(w[FIRST_RAMP_WEIGHT:], sums[FIRST_RAMP_TERM:])
+            traffic[h, r], counts[h, r] = of_traffic, of_counts
+            of_busy, of_turn = w[BUSY_WEIGHT], w[TURN_WEIGHT]
+            for k in range(PACES):
+                value = (of_counts + paces[k] * of_traffic + of_busy * busy[k] + of_turn * turn[k]) * own[k]
+                worst[k] = value if value > worst[k] else worst[k]
+        for k in range(PACES):
+            if worst[k] < best:
+                best, way, pace = worst[k], h, k
     for r in range(n_rows):
-        rows[r] = min(max(math.log(max(rows[r], LEAST_ROW)), -LARGEST), LARGEST)
+        value = counts[way, r] + paces[pace] * traffic[way, r]
+        value += weights[way, r, BUSY_WEIGHT] * busy[pace] + weights[way, r, TURN_WEIGHT] * turn[pace]
+        value *= factors[way, r, pace]
+        rows[r] = min(max(math.log(max(value, LEAST_ROW)), -LARGEST), LARGEST)
     return math.log(best)
 
 
 @njit(cache=True, nogil=True)
 def _layer(weight, bias, inputs, outputs, bend):  # type: ignore[no-untyped-def]
-    """A linear layer; then, if ``bend``, SiLU."""
+    """A linear layer; then, if ``bend``, hard swish: value * min(max(value + 3, 0), 6) / 6."""
     for j in range(outputs.size):
         value = bias[j] + _dot(weight[j], inputs)
-        outputs[j] = value / (1.0 + math.exp(-value)) if bend else value
+        if bend:
+            value *= min(max(value + np.float32(3.0), np.float32(0.0)), np.float32(6.0)) * np.float32(1.0 / 6.0)
+        outputs[j] = value
 
 
 @njit(cache=True, nogil=True)
@@ -303,29 +309,28 @@ def judge_sums(sums, server, server_of, weights, factors, context, scaling, laye
     Args:
         sums: shape (loads, EMBEDDING).
         server: shape (servers, terms); ``server_of``, shape (loads,), says which is whose.
-        weights: shape (servers, halves, rows, terms), float32.
-        factors: shape (servers, halves, paces, rows), float32: what rows are multiplied by at each pace.
+        weights: shape (servers, ways, rows, terms), float32.
+        factors: shape (servers, ways, rows, paces), float32: what rows are multiplied by at each pace.
         context: shape (servers, CONTEXT + 1), float32: normalised, and the octaves of the max rank.
         scaling: mean and scale of the head's inputs, each float32.
         layers: weight and bias of its three layers, float32.
         log_share: shape (loads,), filled in.
         figures: shape (loads, quantiles, targets), filled with logarithms of the figures.
     """
-    raw = np.empty(HEAD_INPUTS)
     mean, scale = scaling
     first, first_bias, second, second_bias, third, third_bias = layers
+    raw = np.empty(HEAD_INPUTS)
     inputs = np.empty(first.shape[1], dtype=np.float32)
     hidden, deeper = np.empty(first.shape[0], dtype=np.float32), np.empty(second.shape[0], dtype=np.float32)
     out = np.empty(third.shape[0], dtype=np.float32)
     rows = np.empty(weights.shape[2], dtype=np.float32)
-    own = np.empty(EMBEDDING, dtype=np.float32)
+    own, work = np.empty(EMBEDDING, dtype=np.float32), np.empty((4, PACES), dtype=np.float32)
     widths = context.shape[1]
-    targets = figures.shape[2]
     for n in range(sums.shape[0]):
         m = server_of[n]
         for j in range(EMBEDDING):
             own[j] = sums[n, j]
-        log_share[n] = _margin(weights[m], factors[m], own, rows)
+        log_share[n] = _margin(weights[m], factors[m], own, rows, work)
         head_inputs(sums[n], server[m], raw)
         for j in range(HEAD_INPUTS):
             inputs[j] = (raw[j] - mean[j]) / scale[j]
@@ -335,19 +340,19 @@ def judge_sums(sums, server, server_of, weights, factors, context, scaling, laye
         _layer(first, first_bias, inputs, hidden, True)
         _layer(second, second_bias, hidden, deeper, True)
         _layer(third, third_bias, deeper, out, False)
-        base_s = server[m, BASE_S]
-        for t in range(targets):
-            base = min(raw[0], 0.0)
-            if t == 1:
-                base = math.log(1e3 * base_s) + raw[1]
-            elif t == 2:
-                base = math.log(base_s) + raw[8]
-            elif t == 3:
-                base = raw[3]
-            middle = base + out[targets + t]
-            figures[n, 0, t] = middle - _softplus(out[t])
-            figures[n, 1, t] = middle
-            figures[n, 2, t] = middle + _softplus(out[2 * targets + t])
+        _figures(out, raw, server[m, BASE_S], figures[n])
+
+
+@njit(cache=True, nogil=True)
+def _figures(out, raw, base_s, figures):  # type: ignore[no-untyped-def]
+    """Quantiles of the logarithms of served fraction, ITL (ms), TTFT (s) and KV utilisation, shape (3, 4)."""
+    targets = figures.shape[1]
+    base = (min(raw[0], 0.0), math.log(1e3 * base_s) + raw[1], math.log(base_s) + raw[8], raw[3])
+    for t in range(targets):
+        middle = base[t] + out[targets + t]
+        figures[0, t] = middle - _softplus(out[t])
+        figures[1, t] = middle
+        figures[2, t] = middle + _softplus(out[2 * targets + t])
 
 
 ADAPTER = np.dtype([("rank", np.int64), ("offered", np.float64), ("accepted", np.float64)])

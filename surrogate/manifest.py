@@ -6,6 +6,7 @@ import json
 import platform
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -88,12 +89,7 @@ class Manifest(Part):
         return cls(
             status="incomplete",
             design=design,
-            versions={
-                "loraplan": version("loraplan"),
-                "numba": numba.__version__,
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-            },
+            versions=_versions(),
             profiles=profile_hashes(design),
             columns={field.name: str(field.type) for field in SCHEMA},
             workloads_per_shard=WORKLOADS_PER_SHARD,
@@ -138,6 +134,16 @@ class Manifest(Part):
         """Write the manifest of the dataset in ``folder`` atomically."""
         text = json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False) + "\n"
         write_bytes(folder / MANIFEST, text.encode())
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {
+        "loraplan": version("loraplan"),
+        "numba": numba.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def shard_file(number: int) -> str:

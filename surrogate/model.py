@@ -24,7 +24,7 @@ from loraplan.workload import Floats
 from surrogate import features, kernel
 from surrogate.calibration import NAMES, Calibration
 from surrogate.examples import TARGETS, Examples
-from surrogate.features import BENDS, HALVES, ROWS, TERMS
+from surrogate.features import BENDS, ROWS, TERMS, WAYS
 
 Floats32 = NDArray[np.float32]
 
@@ -104,18 +104,19 @@ class Model:
         own = self.tensors
         normal = ((context - own["context_mean"]) / own["context_scale"]).astype(np.float32)
         octaves = np.log2(terms[:, kernel.SERVER["rank"]] / features.RANK_AT).astype(np.float32)
-        sizes = np.cumsum((HALVES * ROWS * TERMS, HALVES * ROWS * BENDS))
+        sizes = np.cumsum((WAYS * ROWS * TERMS, WAYS * ROWS * BENDS))
         by_term, bend, stretch = np.split(_net(own, "margin.hyper", normal), sizes, axis=1)
-        by_term = own["margin.by_term"] + by_term.reshape(-1, HALVES, ROWS, TERMS)
+        by_term = own["margin.by_term"] + by_term.reshape(-1, WAYS, ROWS, TERMS)
         slopes = np.logaddexp(0.0, own["margin.rank_slope"])
         by_term = by_term + slopes * np.maximum(octaves, 0.0)[:, None, None, None]
-        bend = own["margin.bend"] + bend.reshape(-1, HALVES, ROWS, BENDS)
+        bend = own["margin.bend"] + bend.reshape(-1, WAYS, ROWS, BENDS)
         factors = np.einsum("nhrb,kb->nhkr", bend, features.PACE_POWERS)
         stretched = np.exp(own["margin.stretch"] + stretch)
+        at_pace = features.pace_logs(terms, stretched, np)
         return Servers(
             terms=terms,
             weights=np.exp(features.term_logs(terms, np) + by_term).astype(np.float32),
-            factors=np.exp(factors - features.pace_logs(terms, stretched, np)).astype(np.float32),
+            factors=np.ascontiguousarray(np.swapaxes(np.exp(factors - at_pace), 2, 3), dtype=np.float32),
             context=np.concatenate((normal, octaves[:, None]), axis=1),
             beta=features.USUAL_SHARPNESS * np.exp(_net(own, "margin.sharpness", normal)[:, 0].astype(np.float64)),
         )
@@ -221,13 +222,13 @@ INPUTS = kernel.HEAD_INPUTS + features.CONTEXT
 def _shapes() -> dict[str, tuple[int, ...]]:
     inputs = INPUTS + 1 + ROWS + 1
     shapes: dict[str, tuple[int, ...]] = {
-        "margin.by_term": (HALVES, ROWS, TERMS),
-        "margin.rank_slope": (HALVES, ROWS, TERMS),
-        "margin.bend": (HALVES, ROWS, BENDS),
-        "margin.stretch": (HALVES,),
+        "margin.by_term": (WAYS, ROWS, TERMS),
+        "margin.rank_slope": (WAYS, ROWS, TERMS),
+        "margin.bend": (WAYS, ROWS, BENDS),
+        "margin.stretch": (WAYS,),
     }
     nets = {
-        "margin.hyper": (features.CONTEXT, features.HYPER, HALVES * (ROWS * (TERMS + BENDS) + 1)),
+        "margin.hyper": (features.CONTEXT, features.HYPER, WAYS * (ROWS * (TERMS + BENDS) + 1)),
         "margin.sharpness": (features.CONTEXT, features.SHARPNESS, 1),
         "head.net": (inputs, features.HEAD, len(features.QUANTILES) * len(TARGETS)),
     }

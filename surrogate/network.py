@@ -19,7 +19,6 @@ from surrogate.examples import TARGETS, Examples, base_figures
 from surrogate.features import (
     BENDS,
     CONTEXT,
-    HALVES,
     HEAD,
     HYPER,
     PACE_POWERS,
@@ -29,6 +28,7 @@ from surrogate.features import (
     SHARPNESS,
     TERMS,
     USUAL_SHARPNESS,
+    WAYS,
     pace_logs,
     term_logs,
 )
@@ -64,27 +64,27 @@ class Margin(nn.Module):
     def __init__(self) -> None:
         """Begin with the fluid model's rows."""
         super().__init__()
-        self.by_term = nn.Parameter(torch.zeros(HALVES, ROWS, TERMS))
-        self.rank_slope = nn.Parameter(torch.full((HALVES, ROWS, TERMS), -5.0))
-        self.bend = nn.Parameter(torch.zeros(HALVES, ROWS, BENDS))
-        self.stretch = nn.Parameter(torch.zeros(HALVES))
-        self.hyper = _three_layers(CONTEXT, HYPER, HALVES * (ROWS * (TERMS + BENDS) + 1))
+        self.by_term = nn.Parameter(torch.zeros(WAYS, ROWS, TERMS))
+        self.rank_slope = nn.Parameter(torch.full((WAYS, ROWS, TERMS), -5.0))
+        self.bend = nn.Parameter(torch.zeros(WAYS, ROWS, BENDS))
+        self.stretch = nn.Parameter(torch.zeros(WAYS))
+        self.hyper = _three_layers(CONTEXT, HYPER, WAYS * (ROWS * (TERMS + BENDS) + 1))
         self.sharpness = _three_layers(CONTEXT, SHARPNESS, 1)
         self.scale = nn.Parameter(torch.tensor([-2.0, -1.0]))
 
     def weights(self, context: Tensor, server: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows' weights, shape (n, halves, rows, terms), and their factors at each pace, (n, halves, paces, rows).
+        """Rows' weights, shape (n, ways, rows, terms), and their factors at each pace, (n, ways, paces, rows).
 
         Args:
             context: normalised, shape (n, CONTEXT).
             server: shape (n, terms of a server).
         """
         octaves = torch.log2(server[:, SERVER["rank"]] / RANK_AT).clamp_min(0.0)[:, None, None, None]
-        sizes = (HALVES * ROWS * TERMS, HALVES * ROWS * BENDS, HALVES)
+        sizes = (WAYS * ROWS * TERMS, WAYS * ROWS * BENDS, WAYS)
         by_term, bend, stretch = self.hyper(context).split(sizes, 1)
-        by_term = self.by_term + by_term.reshape(-1, HALVES, ROWS, TERMS)
+        by_term = self.by_term + by_term.reshape(-1, WAYS, ROWS, TERMS)
         by_term = by_term + functional.softplus(self.rank_slope) * octaves
-        bend = self.bend + bend.reshape(-1, HALVES, ROWS, BENDS)
+        bend = self.bend + bend.reshape(-1, WAYS, ROWS, BENDS)
         powers = torch.as_tensor(PACE_POWERS, dtype=context.dtype, device=context.device)
         factors = torch.einsum("nhrb,kb->nhkr", bend, powers)
         stretched = torch.exp(self.stretch + stretch)
@@ -93,7 +93,7 @@ class Margin(nn.Module):
     def forward(self, sums: Tensor, context: Tensor, server: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """Log of the share, shape (n,), with minimum and maximum softened by ``temperature`` (0: none); log of rows.
 
-        Rows have shape (n, halves * paces, rows).
+        Rows have shape (n, ways * paces, rows).
         """
         weights, factors = self.weights(context, server)
         pick = partial(torch.as_tensor, device=sums.device)
@@ -133,9 +133,9 @@ class Head(nn.Module):
         inputs = HEAD_INPUTS + CONTEXT + 1 + ROWS + 1
         self.net = nn.Sequential(
             nn.Linear(inputs, HEAD),
-            nn.SiLU(),
+            nn.Hardswish(),
             nn.Linear(HEAD, HEAD),
-            nn.SiLU(),
+            nn.Hardswish(),
             nn.Linear(HEAD, len(TARGETS) * len(QUANTILES)),
         )
 

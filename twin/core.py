@@ -814,11 +814,21 @@ def _send(s, i):  # type: ignore[no-untyped-def]
 
 @compiled
 def _pause(s, setup):  # type: ignore[no-untyped-def]
-    """Look for the frontend's pause that is next or lasts: it writes down all labels, every ``scrape`` seconds."""
+    """Look for the frontend's pause that is next or lasts.
+
+    It loads a tokenizer for the first request of an adapter, and writes down all labels every ``scrape`` seconds.
+    """
     g = s.totals[0]
     while g.seen >= g.pause_to:
-        g.pause_from = g.pause_to + setup.scrape
-        g.pause_to = g.pause_from + setup.per_series * g.label_count + setup.per_name * g.label_names
+        free = g.pause_to
+        if g.stopped < s.stops.shape[0] and s.stops[g.stopped, 0] <= max(free, g.scrape_at):
+            g.pause_from = max(free, s.stops[g.stopped, 0])
+            g.pause_to = max(free, s.stops[g.stopped, 1])
+            g.stopped += 1
+        else:
+            g.pause_from = max(free, g.scrape_at)
+            g.pause_to = g.pause_from + setup.per_series * g.label_count + setup.per_name * g.label_names
+            g.scrape_at = g.pause_to + setup.scrape
         g.emitted = 0
 
 

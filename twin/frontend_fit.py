@@ -1,8 +1,9 @@
-"""Fitting the frontend to measured runs: what reading the metrics of a server costs its clients.
+"""Fitting the frontend to measured runs: what reading a server's metrics and loading tokenizers costs its clients.
 
 The pauses decide how many chunks tokens come out in, hence the ratio of the client's ITL to its time per output token,
 and how long first tokens take. Both are simulated over a grid of costs, each run at its own pace (twin/step_fit.py), so
-that nothing of the engine's law enters; the rest of the way is linear.
+that nothing of the engine's law enters; the rest of the way is linear. Most tokenizers are loaded at the start, when
+there is little to read yet: so what they add is simulated once, not for every pair of the other costs.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ from twin.step_fit import Observed, time_per_token_ms
 PER_SERIES = (0.0, 0.012, 0.016, 0.020, 0.024, 0.028)
 PER_NAME = (0.0, 0.0002, 0.0004, 0.0005, 0.0006, 0.0008)
 """The grid: milliseconds for each label, and for each name in it."""
+TOKENIZER = (0.0, 200.0, 240.0, 260.0, 280.0, 300.0, 320.0, 340.0, 360.0)
+"""Milliseconds for the first request of an adapter."""
+USUAL = (0.016, 0.0004, 300.0)
+"""The costs at which the others are varied."""
 
 QUEUE_FREE_MS = 500.0
 """Mean time to a first token up to which a run tells of the frontend: in longer ones queues drown it."""
@@ -43,14 +48,14 @@ class Views:
 
     Attributes:
         runs: the queue-free runs.
-        costs: per series and per name, ms; one pair for each row of the arrays.
+        costs: per series, per name and of a tokenizer, ms; for each row of the arrays.
         ratio: shape (costs, runs), client's ITL / time per output token.
         ttft_ms: shape (costs, runs), without the rest of the way.
         running: shape (runs,), mean running requests.
     """
 
     runs: tuple[MeasuredRun, ...]
-    costs: tuple[tuple[float, float], ...]
+    costs: tuple[tuple[float, float, float], ...]
     ratio: Floats
     ttft_ms: Floats
     running: Floats
@@ -72,7 +77,7 @@ def look(
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Views:
-    """Simulate the queue-free runs with every pair of costs.
+    """Simulate the queue-free runs with every pair of costs of the metrics, and with every cost of a tokenizer.
 
     Args:
         observed: runs at their own pace.
@@ -82,18 +87,23 @@ def look(
         on_progress: called with (simulations done, simulations in all).
     """
     chosen = [one for one in observed if _tells(one.run)]
-    costs = tuple(product(PER_SERIES, PER_NAME))
+    pairs = [(*pair, USUAL[2]) for pair in product(PER_SERIES, PER_NAME)]
+    others = [(*USUAL[:2], tokenizer) for tokenizer in TOKENIZER]
 
     def simulations() -> Iterator[Simulation]:
-        for per_series, per_name in costs:
-            frontend = _frontend(scrape_s, per_series, per_name, 0.0, 0.0)
+        for costs in (*pairs, *others):
+            frontend = _frontend(scrape_s, costs, 0.0, 0.0)
             for one in chosen:
                 profile = one.profile.model_copy(update={"frontend": frontend})
                 yield replay(one.run, profile, lengths, seed_of(one.run, seed))
 
-    views = list(spread(_view, simulations(), on_progress, total=len(costs) * len(chosen)))
-    seen = np.array(views).reshape(len(costs), len(chosen), 3)
-    return Views(tuple(one.run for one in chosen), costs, seen[..., 0], seen[..., 1], seen[0, :, 2])
+    views = list(spread(_view, simulations(), on_progress, total=(len(pairs) + len(others)) * len(chosen)))
+    seen = np.array(views).reshape(len(pairs) + len(others), len(chosen), 3)
+    of_pairs, of_others = seen[: len(pairs)], seen[len(pairs) :]
+    added = of_others - of_others[TOKENIZER.index(USUAL[2])]
+    whole = (of_pairs[:, None] + added).reshape(-1, len(chosen), 3)
+    costs = tuple((*pair[:2], tokenizer) for pair, tokenizer in product(pairs, TOKENIZER))
+    return Views(tuple(one.run for one in chosen), costs, whole[..., 0], whole[..., 1], seen[0, :, 2])
 
 
 def fit_frontend(views: Views, scrape_s: float, group: str | None = None) -> FrontendFit | None:
@@ -108,7 +118,7 @@ def standard_errors(views: Views, scrape_s: float) -> dict[str, float]:
     if n < FEWEST:
         return {}
     fits = [_best(views, scrape_s, rng.integers(n, size=n)).frontend for _ in range(RESAMPLES)]
-    names = ("per_series", "per_name", "ttft", "ttft_per_request")
+    names = ("per_series", "per_name", "tokenizer", "ttft", "ttft_per_request")
     return {name: float(np.std([getattr(fit, name) for fit in fits], ddof=1)) for name in names}
 
 
@@ -117,12 +127,12 @@ def _best(views: Views, scrape_s: float, kept: NDArray[np.intp]) -> FrontendFit:
     ttft = np.array([run.seen["mean_ttft_ms"] for run in views.runs])[kept]
     ratio = np.array([run.seen["mean_itl_ms"] / run.seen["mean_tpot_ms"] for run in views.runs])[kept]
     best, least = None, math.inf
-    for row, (per_series, per_name) in enumerate(views.costs):
+    for row, costs in enumerate(views.costs):
         off = views.ratio[row, kept] / ratio - 1.0
         way, left = _rest_of_the_way(views.ttft_ms[row, kept], views.running[kept], ttft)
         cost = _robust(off) + _robust(left)
         if cost < least:
-            frontend = _frontend(scrape_s, per_series, per_name, *way)
+            frontend = _frontend(scrape_s, costs, *way)
             best, least = FrontendFit(frontend, float(np.abs(off).mean()), float(np.abs(left).mean())), cost
     if best is None:
         raise BadInputError("measured runs: those without a queue have no usable TTFT or ITL")
@@ -160,11 +170,13 @@ def _robust(relative: Floats) -> float:
     return float(np.log1p(scaled * scaled).sum())
 
 
-def _frontend(scrape_s: float, per_series: float, per_name: float, ttft: float, per_request: float) -> Frontend:
+def _frontend(scrape_s: float, costs: tuple[float, float, float], ttft: float, per_request: float) -> Frontend:
+    per_series, per_name, tokenizer = costs
     return Frontend(
         scrape_s=scrape_s,
         per_series=per_series,
         per_name=per_name,
+        tokenizer=tokenizer,
         ttft=float(f"{ttft:.4g}"),
         ttft_per_request=float(f"{per_request:.4g}"),
     )

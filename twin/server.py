@@ -39,6 +39,9 @@ from twin.state import (
 MOST_LABELS = 1 << 17
 """Places for labels of running and waiting adapters; more than half of them are never seen in an hour."""
 
+GLANCE = 1 << 16
+"""Requests among which new adapters are looked for at a time."""
+
 Resource = Literal["slots", "kv", "tokens", "seqs"]
 
 NOTHING_RECORDED = Recording()
@@ -152,7 +155,7 @@ def simulate(
     setup = _setup(
         profile, slots, max_rank, adapter_ranks.size, in_cpu, horizon_s, outstanding, max_len, frontend, recording
     )
-    state = _state(profile, setup, max_rank, adapter_ranks, taken, max_len, recording)
+    state = _state(profile, setup, max_rank, adapter_ranks, taken, max_len, frontend, recording)
     (core.run_overlapped if profile.rules in ASYNC else core.run)(state, setup)
     run = _collect(
         state, requests, fits, max_len, horizon_s, profile.kv_blocks(slots, max_rank) * profile.kv.block_tokens
@@ -283,7 +286,14 @@ def _setup(
 
 
 def _state(
-    profile: Profile, setup: Setup, max_rank: int, ranks: Ints, requests: Requests, max_len: int, recording: Recording
+    profile: Profile,
+    setup: Setup,
+    max_rank: int,
+    ranks: Ints,
+    requests: Requests,
+    max_len: int,
+    frontend: Frontend | None,
+    recording: Recording,
 ) -> State:
     n_requests, n_adapters = len(requests), int(ranks.size)
     unanswered = min(n_requests, setup.max_outstanding)
@@ -291,10 +301,12 @@ def _state(
     leaves = _power_of_two(n_adapters) if scarce else 1
     tokens_out = _cut(requests, max_len)
     longest = int(tokens_out.max()) if n_requests else 1
+    arrival, stops = _tokenized(requests, n_adapters, frontend)
 
     totals = np.zeros(1, dtype=TOTALS)
     totals["answered"] = totals["tail"] = totals["partial"] = NONE
     totals["pause_from"] = totals["pause_to"] = math.inf if setup.scrape == math.inf else 0.0
+    totals["scrape_at"] = setup.scrape
     totals["free"] = profile.kv_blocks(setup.slots, max_rank)
     totals["on_gpu"] = min(n_adapters, setup.slots)
     totals["in_cpu"] = min(n_adapters, setup.cpu_slots)
@@ -312,7 +324,8 @@ def _state(
 
     return State(
         totals=totals,
-        arrival=np.ascontiguousarray(requests.arrival_s, dtype=np.float64),
+        arrival=arrival,
+        stops=stops,
         adapter=np.ascontiguousarray(requests.adapter, dtype=np.int64),
         turns=turns,
         marks=np.random.default_rng(1).integers(1 << 62, size=n_adapters),
@@ -338,6 +351,37 @@ def _state(
         series=np.zeros((recording.intervals(setup.horizon), len(SERIES))),
         log=np.empty((0 if recording.steps_s is None else MOST_STEPS, len(STEP_LOG))),
     )
+
+
+def _tokenized(requests: Requests, n_adapters: int, frontend: Frontend | None) -> tuple[Floats, Floats]:
+    """When requests have their tokens, shape (requests,), and from when to when a tokenizer was loaded, (loads, 2).
+
+    The frontend takes requests one by one, in order, and loads a tokenizer for the first of every adapter.
+    """
+    arrival = np.ascontiguousarray(requests.arrival_s, dtype=np.float64)
+    if frontend is None or frontend.tokenizer == 0 or not arrival.size:
+        return arrival, np.empty((0, 2))
+    first = _first_of_each(requests.adapter, n_adapters)
+    load_s = 1e-3 * frontend.tokenizer
+    loaded_s = load_s * np.arange(1, first.size + 1)
+    free = loaded_s + np.maximum.accumulate(arrival[first] - loaded_s + load_s)
+    behind = np.minimum(np.searchsorted(arrival, free), np.append(first[1:], arrival.size)) - first
+    places = np.arange(behind.sum()) + np.repeat(first - np.cumsum(behind) + behind, behind)
+    known = arrival.copy()
+    known[places] = np.repeat(free, behind)
+    return known, np.column_stack((free - load_s, free))
+
+
+def _first_of_each(adapter: Ints, n_adapters: int) -> Ints:
+    """The first request of each adapter that has one, in order; adapters are known early, so most are not looked at."""
+    first = np.full(n_adapters, adapter.size)
+    for start in range(0, adapter.size, GLANCE):
+        some = adapter[start : start + GLANCE]
+        new = np.flatnonzero(first[some] == adapter.size)[::-1]  # the last that is written stays
+        first[some[new]] = start + new
+        if first.max() < adapter.size:
+            break
+    return np.sort(first[first < adapter.size])
 
 
 def _cut(requests: Requests, max_len: int) -> Ints:

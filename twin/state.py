@@ -70,9 +70,9 @@ def _record(**fields: str) -> np.dtype[np.void]:
 
 TOTALS = _record(
     int64="step arrived sent records answered waiting running decoding held_back in_vain active free kv tail partial "
-    "partial_done front_key from_cpu from_disk preemptions on_gpu in_cpu max_kv max_waiting marked logged "
+    "partial_done stopped front_key from_cpu from_disk preemptions on_gpu in_cpu max_kv max_waiting marked logged "
     "running_set waiting_set waiting_adapters label label_count label_names emitted merged",
-    float64="now seen watch mark busy_s running_s waiting_s kv_token_s adapter_s pause_from pause_to delay_s",
+    float64="now seen watch mark busy_s running_s waiting_s kv_token_s adapter_s pause_from pause_to scrape_at delay_s",
 )
 """The server: requests ``arrived``, and ``sent`` of those; ``records`` ever used, and the first of those whose request
 is ``answered``, to be used again; ``active`` adapters run; ``free`` blocks and ``kv`` tokens of the cache; ``tail`` was
@@ -84,8 +84,9 @@ down; the rest are counts and integrals over time.
 
 The frontend: two sums of marks name the adapters that run and those with requests that wait; ``label`` is the last pair
 seen, ``label_count`` pairs were different, with ``label_names`` names in them; it pauses from ``pause_from`` to
-``pause_to``, and has ``emitted`` tokens of a step to come out after that; the client does not see ``merged`` gaps
-between tokens, and its first tokens are ``delay_s`` late, all together."""
+``pause_to``, and has ``emitted`` tokens of a step to come out after that; ``stopped`` tokenizers were loaded by then,
+and the metrics are read next at ``scrape_at``; the client does not see ``merged`` gaps between tokens, and its first
+tokens are ``delay_s`` late, all together."""
 
 SENT = _record(int32="place key adapter tokens_in tokens_out produced behind")
 """A request that was sent; small, as tens of thousands may wait: its ``place`` in the stream; the ``key`` that orders
@@ -137,6 +138,7 @@ class State(NamedTuple):
 
     totals: Any  # (1) TOTALS
     arrival: Floats  # (requests) seconds, non-decreasing
+    stops: Floats  # (stops, 2) seconds from and to which the frontend loads a tokenizer, non-decreasing
     adapter: Ints  # (requests)
     turns: Ints  # (adapters) where each is in all other arrays of adapters: in the order in which steps use them
     marks: Ints  # (adapters) random numbers, whose sums modulo two name sets of adapters

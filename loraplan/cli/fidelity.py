@@ -106,7 +106,7 @@ def study(
     by_model = profiles_of([run.model for run in chosen], [run.model for run in every], profiles)
     # Lengths come from all runs, so that a run's figures do not depend on which others are looked at.
     lengths = lengths_by_model([run for run in every if run.model in by_model])
-    set_apart = _names(apart, chosen) if apart is not None else ()
+    set_apart = _names(apart, every) if apart is not None else ()
     without = _held_out(runs, by_model, chosen) if held_out else None
     with terminal.progress("replaying in the twin") as advance:
         compared = compare(chosen, by_model, lengths, others, seeds, on_progress=advance, held_out=without)

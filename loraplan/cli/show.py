@@ -9,7 +9,7 @@ import numpy as np
 from rich.markup import escape
 
 from loraplan.cli.doctor import Check
-from loraplan.cli.terminal import new_table, number, out, percent, percentiles
+from loraplan.cli.terminal import new_table, note, number, out, percent, percentiles
 from loraplan.plan import Plan
 from loraplan.registry import Entry
 from loraplan.simulation import GPUReport
@@ -39,6 +39,12 @@ def plan(made: Plan) -> None:
         )
     if made.gpus:
         out(table)
+    for gpu in made.gpus:
+        if gpu.predicted.outside:
+            what = ", ".join(gpu.predicted.outside)
+            note(
+                f"{gpu.id}: out of the range that oracle {made.oracle.name} was trained on ({what}); validate the plan"
+            )
     value = "none" if made.objective.value is None else f"{made.objective.value:g} {made.objective.unit}"
     bound = "" if made.objective.lower_bound is None else f", lower bound {made.objective.lower_bound:g}"
     gap = "" if made.objective.gap is None else f", gap {percent(made.objective.gap)}"

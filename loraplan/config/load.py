@@ -52,8 +52,6 @@ def parse_config(
     """
     if data is None:  # what YAML makes of nothing
         raise BadInputError(f"{source}: the file is empty")
-    if overrides and isinstance(data, Mapping):
-        data = {key: _in_full(key, value) for key, value in data.items()}
     return parse_settings(Config, data, overrides, folder, source)
 
 
@@ -84,7 +82,7 @@ def parse_settings(
         raise BadInputError(f"{source}: expected a mapping of settings, got {type(data).__name__}")
     changes = [_Override.parse(text, source) for text in overrides]
     for change in changes:
-        data = change.apply(data, source)
+        data = change.apply({key: _in_full(key, value) for key, value in data.items()}, source)
     try:
         return model.model_validate(data, context={"folder": folder} if folder else None)
     except ValidationError as error:

@@ -113,13 +113,16 @@ class Frontend(_Part):
 
     vLLM's gauge ``lora_requests_info`` is a new time series for every set of adapters that runs and waits
     (v1/metrics/loggers.py), and none is ever dropped: writing them down stops the server for ``per_series`` +
-    ``per_name`` * names in it, each, in ms. Requests that come meanwhile reach the engine, and tokens the client,
-    afterwards. Without that a first token takes ``ttft`` + ``ttft_per_request`` * running requests, ms, on its way.
+    ``per_name`` * names in it, each, in ms. The first request of every adapter stops it too, for ``tokenizer`` ms, to
+    load a tokenizer for this adapter (transformers_utils/tokenizer_group.py). Requests that come meanwhile reach the
+    engine, and tokens the client, afterwards. Without that a first token takes ``ttft`` + ``ttft_per_request`` *
+    running requests, ms, on its way.
     """
 
     scrape_s: Annotated[Positive, Field(le=1e9)]
     per_series: Milliseconds
     per_name: Milliseconds
+    tokenizer: Milliseconds = 0.0
     ttft: Milliseconds
     ttft_per_request: Milliseconds
 

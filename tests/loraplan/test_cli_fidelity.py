@@ -175,6 +175,16 @@ def test_runs_set_apart(folder: Path, tmp_path: Path) -> None:
     assert json_of(*files)["without_apart"] is None
 
 
+def test_runs_set_apart_that_are_not_looked_at(folder: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(folder / "runs.csv")
+    names = tmp_path / "apart.txt"
+    names.write_text("\n".join("/".join(row) for row in table[["dataset", "model", "group", "run_id"]].to_numpy()[:2]))
+    files = ("--runs", folder / "runs.csv", "--profile", f"toy={folder / 'toy.yaml'}", "--apart", names)
+    found = json_of(*files, "--dataset", "made")  # the second is of another
+    assert found["apart"] == ["made/toy/up/8_8_16_0.2"]
+    assert found["without_apart"]["toy"]["all"]["itl"]["n"] == 1
+
+
 def test_wrong_names_set_apart(folder: Path, tmp_path: Path) -> None:
     files = ("--runs", folder / "runs.csv", "--profile", f"toy={folder / 'toy.yaml'}")
     names = tmp_path / "apart.txt"

@@ -122,8 +122,9 @@ def test_all_runs_but_those_of_the_only_group_are_none(rows: list[dict[str, Any]
 
 # ---- the frontend ----
 
-FRONTEND = Frontend(scrape_s=5.0, per_series=0.02, per_name=0.0006, ttft=10.0, ttft_per_request=0.04)
-BEFORE = FRONTEND.model_copy(update=dict.fromkeys(("per_series", "per_name", "ttft", "ttft_per_request"), 0.0))
+COSTS = {"per_series": 0.02, "per_name": 0.0006, "tokenizer": 300.0, "ttft": 10.0, "ttft_per_request": 0.04}
+FRONTEND = Frontend(scrape_s=5.0, **COSTS)
+BEFORE = FRONTEND.model_copy(update=dict.fromkeys(COSTS, 0.0))
 
 
 def behind(frontend: Frontend) -> Profile:
@@ -152,6 +153,7 @@ def test_the_frontend_that_the_runs_were_seen_through_comes_back(seen_through_a_
     assert profile.frontend == found
     # The two costs of a pause are hardly told apart; what a label of a few names costs is.
     assert found.per_series + 8 * found.per_name == pytest.approx(FRONTEND.per_series + 8 * FRONTEND.per_name, rel=0.25)
+    assert found.tokenizer == pytest.approx(FRONTEND.tokenizer, rel=0.25)
     assert found.ttft == pytest.approx(FRONTEND.ttft, abs=3.0)
     assert found.scrape_s == FRONTEND.scrape_s
     assert fit.ratio_error < 0.01
@@ -162,7 +164,7 @@ def test_constants_of_the_frontend_have_standard_errors(seen_through_a_frontend:
     views = seen_through_a_frontend.views
     assert views is not None
     errors = standard_errors(views, FRONTEND.scrape_s)
-    assert set(errors) == {"per_series", "per_name", "ttft", "ttft_per_request"}
+    assert set(errors) == set(COSTS)
     assert 1.0 < errors["ttft"] < 50.0  # half of the runs say 10 ms, half say 110
     assert errors == standard_errors(views, FRONTEND.scrape_s)
 

@@ -11,6 +11,7 @@ from support import reference_scheduler
 from support.scenarios import Scenario, make_profile, make_requests, random_scenario
 
 from loraplan.profiles import Frontend
+from twin import server
 from twin.metrics import client_side, measure
 from twin.server import Run, simulate
 from twin.state import OUTPUT_SLICE
@@ -81,6 +82,62 @@ def test_a_frontend_that_pauses_for_names_counts_them() -> None:
     by_name = SLOW.model_copy(update={"per_series": 0.0, "per_name": 100.0})
     # Two labels name one adapter, the third none.
     np.testing.assert_allclose(served([2.05], [1], by_name).first_token_s, [0.51, 2.21])
+
+
+BY_ADAPTER = Frontend(scrape_s=1e9, per_series=0.0, per_name=0.0, tokenizer=300.0, ttft=0.0, ttft_per_request=0.0)
+
+
+def served_first(arrivals: Any, adapters: Any, tokens_out: Any = 1) -> Run:
+    """Requests of 4 adapters behind a frontend that does not know them yet."""
+    requests = make_requests(arrivals, adapters, 4, tokens_out)
+    return simulate(PROFILE, 4, 16, np.full(4, 16), requests, 4.0, frontend=BY_ADAPTER)
+
+
+def test_the_first_request_of_an_adapter_waits_for_its_tokenizer() -> None:
+    np.testing.assert_allclose(served_first([0.5, 1.0, 1.5], [0, 0, 1]).first_token_s, [0.81, 1.01, 1.81])
+
+
+def test_requests_behind_one_that_waits_for_its_tokenizer_wait_too() -> None:
+    run = served_first([0.5, 0.6, 0.7, 0.8, 1.2], [0, 0, 1, 0, 0])
+    # The tokenizers of two adapters are loaded one after the other, from 0.5 to 0.8 and to 1.1.
+    np.testing.assert_allclose(run.first_token_s, [0.81, 0.81, 1.11, 1.11, 1.21])
+    # Both first tokens of 0.81 come out while the second is loaded.
+    assert run.first_token_delay_s == pytest.approx(2 * 0.29)
+    assert client_side(run, BY_ADAPTER).ttft_s == pytest.approx((0.31 + 0.21 + 0.41 + 0.31 + 0.01 + 0.58) / 5)
+
+
+def test_tokens_that_come_out_while_a_tokenizer_is_loaded_come_in_one_chunk() -> None:
+    run = served_first([0.5, 1.006], [0, 1], [101, 1])
+    assert run.merged_gaps == 29  # of the 30 tokens at 1.01, 1.02, ..., 1.30
+
+
+@pytest.mark.parametrize("glance", [1, 3, 1000])
+def test_requests_are_taken_one_by_one(glance: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "GLANCE", glance)
+    rng = np.random.default_rng(0)
+    arrivals, adapters = np.sort(rng.uniform(0.0, 3.0, 40)), rng.integers(0, 9, 40)
+    free, seen, stops, known = 0.0, set(), [], []
+    for arrival, adapter in zip(arrivals, adapters, strict=True):
+        begin = max(arrival, free)
+        free = begin if adapter in seen else begin + 0.3
+        if adapter not in seen:
+            stops.append((begin, free))
+        seen.add(adapter)
+        known.append(free)
+    requests = make_requests(arrivals, adapters, 4, 1)
+    got_known, got_stops = server._tokenized(requests, 10, BY_ADAPTER)
+    np.testing.assert_allclose(got_known, known)
+    np.testing.assert_allclose(got_stops, stops)
+    assert requests.arrival_s.tobytes() == arrivals.tobytes()
+
+
+def test_metrics_are_read_when_tokenizers_leave_time_for_it() -> None:
+    both = SLOW.model_copy(update={"tokenizer": 300.0})
+    requests = make_requests([0.9, 2.1, 2.45], 0, 4, [1, 1, 1])
+    run = simulate(PROFILE, 2, 16, np.array([16, 16]), requests, 4.0, frontend=both)
+    # Due at 1.0, reading begins at 1.2 and takes 100 ms, for nobody; the next, due at 2.3, is for one that waits, too.
+    np.testing.assert_allclose(run.first_token_s, [1.21, 2.11, 2.51])
+    assert run.first_token_delay_s == pytest.approx(0.09)
 
 
 class Watched(reference_scheduler._Scheduler):
