@@ -14,6 +14,7 @@ from loraplan.errors import BadInputError
 from loraplan.profiles import Frontend, Profile, RuleSet, rank_tiles
 from loraplan.workload import Floats, Ints, Requests
 from twin import core
+from twin.frontend import tokenized
 from twin.recording import MOST_STEPS, Recording, read_series, read_steps
 from twin.state import (
     ADAPTER,
@@ -38,9 +39,6 @@ from twin.state import (
 
 MOST_LABELS = 1 << 17
 """Places for labels of running and waiting adapters; more than half of them are never seen in an hour."""
-
-GLANCE = 1 << 16
-"""Requests among which new adapters are looked for at a time."""
 
 Resource = Literal["slots", "kv", "tokens", "seqs"]
 
@@ -301,19 +299,9 @@ def _state(
     leaves = _power_of_two(n_adapters) if scarce else 1
     tokens_out = _cut(requests, max_len)
     longest = int(tokens_out.max()) if n_requests else 1
-    arrival, stops = _tokenized(requests, n_adapters, frontend)
+    arrival, stops = tokenized(requests, n_adapters, frontend)
 
-    totals = np.zeros(1, dtype=TOTALS)
-    totals["answered"] = totals["tail"] = totals["partial"] = NONE
-    totals["pause_from"] = totals["pause_to"] = math.inf if setup.scrape == math.inf else 0.0
-    totals["scrape_at"] = setup.scrape
-    totals["free"] = profile.kv_blocks(setup.slots, max_rank)
-    totals["on_gpu"] = min(n_adapters, setup.slots)
-    totals["in_cpu"] = min(n_adapters, setup.cpu_slots)
-
-    totals["mark"] = setup.series_s
-    totals["watch"] = min(setup.series_s, setup.log_from)
-
+    totals = _totals(profile, setup, max_rank, n_adapters)
     adapters = np.zeros(n_adapters + 2, dtype=ADAPTER)
     adapters["first"] = NONE
     turns = order_of_use(n_adapters)
@@ -353,35 +341,17 @@ def _state(
     )
 
 
-def _tokenized(requests: Requests, n_adapters: int, frontend: Frontend | None) -> tuple[Floats, Floats]:
-    """When requests have their tokens, shape (requests,), and from when to when a tokenizer was loaded, (loads, 2).
-
-    The frontend takes requests one by one, in order, and loads a tokenizer for the first of every adapter.
-    """
-    arrival = np.ascontiguousarray(requests.arrival_s, dtype=np.float64)
-    if frontend is None or frontend.tokenizer == 0 or not arrival.size:
-        return arrival, np.empty((0, 2))
-    first = _first_of_each(requests.adapter, n_adapters)
-    load_s = 1e-3 * frontend.tokenizer
-    loaded_s = load_s * np.arange(1, first.size + 1)
-    free = loaded_s + np.maximum.accumulate(arrival[first] - loaded_s + load_s)
-    behind = np.minimum(np.searchsorted(arrival, free), np.append(first[1:], arrival.size)) - first
-    places = np.arange(behind.sum()) + np.repeat(first - np.cumsum(behind) + behind, behind)
-    known = arrival.copy()
-    known[places] = np.repeat(free, behind)
-    return known, np.column_stack((free - load_s, free))
-
-
-def _first_of_each(adapter: Ints, n_adapters: int) -> Ints:
-    """The first request of each adapter that has one, in order; adapters are known early, so most are not looked at."""
-    first = np.full(n_adapters, adapter.size)
-    for start in range(0, adapter.size, GLANCE):
-        some = adapter[start : start + GLANCE]
-        new = np.flatnonzero(first[some] == adapter.size)[::-1]  # the last that is written stays
-        first[some[new]] = start + new
-        if first.max() < adapter.size:
-            break
-    return np.sort(first[first < adapter.size])
+def _totals(profile: Profile, setup: Setup, max_rank: int, n_adapters: int) -> NDArray[np.void]:
+    totals = np.zeros(1, dtype=TOTALS)
+    totals["answered"] = totals["tail"] = totals["partial"] = NONE
+    totals["pause_from"] = totals["pause_to"] = math.inf if setup.scrape == math.inf else 0.0
+    totals["scrape_at"] = setup.scrape
+    totals["free"] = profile.kv_blocks(setup.slots, max_rank)
+    totals["on_gpu"] = min(n_adapters, setup.slots)
+    totals["in_cpu"] = min(n_adapters, setup.cpu_slots)
+    totals["mark"] = setup.series_s
+    totals["watch"] = min(setup.series_s, setup.log_from)
+    return totals
 
 
 def _cut(requests: Requests, max_len: int) -> Ints:

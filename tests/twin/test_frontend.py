@@ -11,7 +11,7 @@ from support import reference_scheduler
 from support.scenarios import Scenario, make_profile, make_requests, random_scenario
 
 from loraplan.profiles import Frontend
-from twin import server
+from twin import frontend
 from twin.metrics import client_side, measure
 from twin.server import Run, simulate
 from twin.state import OUTPUT_SLICE
@@ -113,7 +113,7 @@ def test_tokens_that_come_out_while_a_tokenizer_is_loaded_come_in_one_chunk() ->
 
 @pytest.mark.parametrize("glance", [1, 3, 1000])
 def test_requests_are_taken_one_by_one(glance: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "GLANCE", glance)
+    monkeypatch.setattr(frontend, "GLANCE", glance)
     rng = np.random.default_rng(0)
     arrivals, adapters = np.sort(rng.uniform(0.0, 3.0, 40)), rng.integers(0, 9, 40)
     free, seen, stops, known = 0.0, set(), [], []
@@ -125,7 +125,7 @@ def test_requests_are_taken_one_by_one(glance: int, monkeypatch: pytest.MonkeyPa
         seen.add(adapter)
         known.append(free)
     requests = make_requests(arrivals, adapters, 4, 1)
-    got_known, got_stops = server._tokenized(requests, 10, BY_ADAPTER)
+    got_known, got_stops = frontend.tokenized(requests, 10, BY_ADAPTER)
     np.testing.assert_allclose(got_known, known)
     np.testing.assert_allclose(got_stops, stops)
     assert requests.arrival_s.tobytes() == arrivals.tobytes()
