@@ -180,6 +180,12 @@ def test_a_profile_that_is_not_here_counts_as_another(table: pa.Table) -> None:
     assert set(scores.groups_of(table_of(rows))) == {RANDOM}
 
 
+def test_a_frontend_makes_no_other_server_of_a_profile(table: pa.Table) -> None:
+    (row,) = table.slice(0, 1).to_pylist()
+    row["profile"] = load_profile(LLAMA).model_copy(update={"frontend": None}).model_dump_json()
+    assert scores.groups_of(table_of([row])).tolist() == [LLAMA]
+
+
 # ---- measured runs ----
 
 
