@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -167,13 +169,15 @@ def groups_of(table: pa.Table) -> NDArray[np.str_]:
 
 
 def _same(base: str, profile: str) -> bool:
-    return profile == _as_json(base)
+    """Whether a profile is the named one, but for the frontend, which no dataset simulates."""
+    named = _named(base)
+    return named is not None and {**json.loads(profile), "frontend": None} == named
 
 
 @cache
-def _as_json(base: str) -> str | None:
+def _named(base: str) -> dict[str, Any] | None:
     try:
-        return load_profile(base).model_dump_json()
+        return {**load_profile(base).model_dump(mode="json"), "frontend": None}
     except BadInputError:  # a file of another machine
         return None
 

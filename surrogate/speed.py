@@ -65,7 +65,7 @@ def surrogate_speed(model: Model, profile: Profile, per_load: int = PER_LOAD) ->
 
 
 def rows_speed(predict: Callable[[Floats], object], rows: Floats) -> dict[str, float]:
-    """Microseconds of CPU time per row of ``predict``, by name: on a batch of ``rows`` and on single ones."""
+    """Microseconds of CPU time per row of ``predict``: a ``batch`` made of ``rows``, and a ``single`` row at a time."""
     many = np.resize(rows, (BATCH, rows.shape[1]))
     singles = [_microseconds(partial(predict, row)) for row in many[:SINGLES_OF_OTHERS, None]]
     return {"batch": _microseconds(lambda: predict(many)) / BATCH, "single": float(np.median(singles))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,7 @@ def test_unseen_workloads_on_a_server_of_ones_own(tmp_path: Path) -> None:
     table = simulate_unseen(design, workers=1, on_progress=lambda *done: told.append(done))
     assert told == [(4, 6), (6, 6)]
     assert table["workload"].to_pylist() == list(range(6))
-    assert set(table["profile"].to_pylist()) == {own.model_dump_json()}
+    assert {json.loads(profile)["name"] for profile in table["profile"].to_pylist()} == {"mine"}
     assert set(scores.groups_of(table)) == {str(path)}
     with pytest.raises(BadInputError, match=r"no\.yaml"):
         unseen_design(untrained_model().card, 6, profile="no.yaml")
@@ -178,6 +179,12 @@ def test_a_profile_that_is_not_here_counts_as_another(table: pa.Table) -> None:
     rows = table.slice(0, 2).to_pylist()
     rows[0]["base"] = "gone.yaml"
     assert set(scores.groups_of(table_of(rows))) == {RANDOM}
+
+
+def test_a_frontend_makes_no_other_server_of_a_profile(table: pa.Table) -> None:
+    (row,) = table.slice(0, 1).to_pylist()
+    row["profile"] = load_profile(LLAMA).model_copy(update={"frontend": None}).model_dump_json()
+    assert scores.groups_of(table_of([row])).tolist() == [LLAMA]
 
 
 # ---- measured runs ----
