@@ -6,11 +6,16 @@ loads of plans. Such loads come back as rows of the dataset: to train on, to cal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
+from loraplan.errors import BadInputError
 from loraplan.oracle import Oracle
 from loraplan.problem import Fleet, GPUType, Problem
 from loraplan.profiles import Profile, load_profile
@@ -18,11 +23,20 @@ from objectives.gpu_count import GPUCount, GPUCountParams
 from solvers.base import Search
 from solvers.best_fit import BestFit, BestFitParams
 from surrogate import sampling
+from surrogate.dataset import append_rows, read_dataset
 from surrogate.design import Design, Load, critical_rates, deal, turned
-from surrogate.model import Model
+from surrogate.examples import STARVED_BELOW
+from surrogate.manifest import read_manifest
+from surrogate.model import Card, Model
 from surrogate.oracle import SurrogateOracle, SurrogateParams
+from surrogate.settings import TrainSettings
 from twin.batch import spread
 
+OnProgress = Callable[[int, int, int, float], None]
+"""As of ``surrogate.training``, which is not imported here: it needs torch."""
+
+FIRST_SEED = 1_000
+"""Round n packs the problems of seed FIRST_SEED + n."""
 ROUND_STREAM = 77
 """Sets the problems' random numbers apart from those of a design's workloads."""
 FIRST_WORKLOAD = 1_000_000_000
@@ -50,7 +64,8 @@ def packed_rows(
         on_progress: called with (problems done, in all).
 
     Returns:
-        Rows of ``surrogate.design.SCHEMA`` of the kind "packed"; ``workload`` is the problem's number from FIRST_WORKLOAD on.
+        Rows of ``surrogate.design.SCHEMA`` of the kind "packed"; ``workload`` is the problem's number
+        from FIRST_WORKLOAD on.
     """
     done = 0
 
@@ -99,3 +114,75 @@ def _full(problem: Problem, oracle: Oracle) -> list[Any]:
     """The loads of a best-fit plan, without the last."""
     search = Search(problem, GPUCount(GPUCountParams()), oracle, seed=0)
     return list(BestFit(BestFitParams()).solve(search).loads[:-1])
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a round showed of the model that packed its loads.
+
+    Attributes:
+        name: of the dataset's part that holds the rows.
+        loads: GPUs that were packed.
+        starved: of them, in the twin.
+    """
+
+    name: str
+    loads: int
+    starved: int
+
+
+def train_in_rounds(
+    folder: Path,
+    out: Path,
+    settings: TrainSettings,
+    rounds: int,
+    problems: int,
+    stage: Callable[[str], AbstractContextManager[Callable[..., None]]],
+    telling: Callable[[Callable[..., None]], OnProgress],
+) -> tuple[Card, list[Round]]:
+    """Train, let best-fit pack loads by the model, add them to the dataset, train on, and so on.
+
+    The models are in ``out/round-0`` and so on, the last one in ``out`` as well; rows of round n are the dataset's part
+    ``round-n``. Interrupted, the same call goes on where it was.
+
+    Args:
+        folder: of a complete dataset.
+        out: folder of the model.
+        settings: of the training; rounds train for a third of the epochs.
+        rounds: how many.
+        problems: packed in each round.
+        stage: a progress bar with this title, to be called with (done, in all).
+        telling: makes of a progress bar what training tells of its progress.
+
+    Raises:
+        BadInputError: as ``surrogate.training.train``.
+    """
+    from surrogate import training  # torch takes seconds to import
+
+    try:
+        out.mkdir(exist_ok=True)
+    except OSError as error:
+        raise BadInputError(f"model {out}: {error.strerror or error}") from None
+
+    def train(number: int, settings: TrainSettings, parts: Sequence[str], start: Model | None) -> None:
+        with stage(f"round {number}: training") as advance:
+            training.train(folder, out / f"round-{number}", settings, telling(advance), parts, start)
+
+    train(0, settings, (), None)
+    design = read_manifest(folder).design
+    shorter = settings.model_copy(update={"epochs": max(1, settings.epochs // 3)})
+    for number in range(1, rounds + 1):
+        model = Model.load(out / f"round-{number - 1}")
+        names = [f"round-{n}" for n in range(1, number + 1)]
+        if names[-1] not in read_manifest(folder).parts:
+            with stage(f"round {number}: packing problems") as advance:
+                rows = packed_rows(model, design, problems, FIRST_SEED + number, on_progress=advance)
+            append_rows(folder, names[-1], rows)
+        train(number, shorter, names, model)
+    table, seen = read_dataset(folder), []
+    for number in range(1, rounds + 1):
+        served = table.filter(pc.equal(table["part"], f"round-{number}"))["served_fraction"].to_numpy()
+        seen.append(Round(f"round-{number}", served.size, int((served < STARVED_BELOW).sum())))
+    last = Model.load(out / f"round-{rounds}")
+    last.save(out)
+    return last.card, seen

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from loraplan.workload import Floats
 
+NAMES = ("score", "served", "packed_score", "packed_served")
+PACKED_RISK = 2.0
+"""How much more often than of loads drawn at random it may happen that one starves which a solver has packed."""
 LIMITS = np.concatenate((np.arange(0.3, 0.9, 0.05), np.arange(0.9, 0.995, 0.01), [0.995]))
 """Served fractions at which thresholds are computed; between them they are interpolated."""
 
@@ -46,10 +49,10 @@ class Calibration:
     def threshold(self, limit: float, risk: float) -> float:
         """The score up to which loads are taken to serve ``limit``: at most ``risk`` of those taken do not.
 
-        Among drawn loads and, where there are any, among packed ones too.
+        Among drawn loads; and among packed ones, where there are enough of them, at most ``PACKED_RISK`` times as many.
         """
         found = threshold(self.score, self.served < limit, risk)
-        if self.packed_score.size:
+        if self.packed_score.size >= 1.0 / (PACKED_RISK * risk):  # fewer tell nothing of so small a risk
             found = min(found, threshold(self.packed_score, self.packed_served < limit, PACKED_RISK * risk))
         return found
 
@@ -69,7 +72,3 @@ class Calibration:
     def tensors(self) -> dict[str, NDArray[np.float32]]:
         """As they are stored."""
         return {f"calibration.{name}": getattr(self, name).astype(np.float32) for name in NAMES}
-
-
-NAMES = ("score", "served", "packed_score", "packed_served")
-PACKED_RISK = 1.0

@@ -253,7 +253,7 @@ def _dot(left, right):  # type: ignore[no-untyped-def]
 def _margin(weights, factors, sums, rows, work):  # type: ignore[no-untyped-def]
     """The smallest, over ways to serve and paces, of the largest row; ``rows`` becomes the logarithms of its rows.
 
-    ``work``, shape (4, PACES), is scratch space. The loops over paces have no branches, for the compiler to use vectors.
+    ``work``, shape (4, PACES), is scratch space. Loops over paces have no branches, for the compiler to use vectors.
     """
     ways, n_rows = weights.shape[0], weights.shape[1]
     busy, turn, worst, paces = work[0], work[1], work[2], work[3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytorch_lightning as pl
@@ -17,6 +18,7 @@ from surrogate.settings import TrainSettings
 
 DECAYING = ("margin.hyper.", "margin.sharpness.")
 """Networks of the context: few servers are known, so their weights are kept small."""
+AVERAGED_STEPS = 500.0
 
 
 class SurrogateModule(pl.LightningModule):
@@ -30,6 +32,7 @@ class SurrogateModule(pl.LightningModule):
         super().__init__()
         self.settings = settings
         self.surrogate = Surrogate(examples)
+        self.averaged = copy.deepcopy(self.surrogate).requires_grad_(False)
         self.register_buffer("levels", torch.tensor(QUANTILES), persistent=False)
 
     def on_train_epoch_start(self) -> None:
@@ -40,13 +43,20 @@ class SurrogateModule(pl.LightningModule):
         """The loss; minimum and maximum of the margin harden as training goes on."""
         done = min(self.global_step / int(self.trainer.estimated_stepping_batches), 1.0)
         first, last = self.settings.temperatures
-        losses = self._losses(self._noisy(batch), first * (last / first) ** done)
+        losses = self._losses(self.surrogate, self._noisy(batch), first * (last / first) ** done)
         self._log("train", losses, batch)
         return torch.stack(tuple(losses.values())).sum()
 
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Average the weights over the last steps, which errs less than the last ones do: they are what is exported."""
+        part = 1.0 / min(self.global_step + 1.0, AVERAGED_STEPS)
+        with torch.no_grad():
+            for mean, new in zip(self.averaged.parameters(), self.surrogate.parameters(), strict=True):
+                mean.lerp_(new, part)
+
     def validation_step(self, batch: Batch, _: int) -> None:
-        """The same losses with the margin as it is used."""
-        losses = self._losses(batch, 0.0)
+        """The same losses with averaged weights and the margin as it is used."""
+        losses = self._losses(self.averaged, batch, 0.0)
         self._log("val", losses | {"loss": torch.stack(tuple(losses.values())).sum()}, batch)
 
     def configure_optimizers(self) -> Any:
@@ -73,8 +83,8 @@ class SurrogateModule(pl.LightningModule):
         draws = torch.randn(context.shape, generator=self.noise, device=context.device)
         return batch | {"context": context + self.settings.context_noise * self.surrogate.context_scale * draws}
 
-    def _losses(self, batch: Batch, temperature: float) -> dict[str, Tensor]:
-        said = self.surrogate(batch, temperature)
+    def _losses(self, network: Surrogate, batch: Batch, temperature: float) -> dict[str, Tensor]:
+        said = network(batch, temperature)
         starved = (batch["served"] < STARVED_BELOW).to(said["score"].dtype)
         off = batch["relative"][..., None] - said["quantiles"]
         known = torch.isfinite(off)  # where nothing was served there is no latency

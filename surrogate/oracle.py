@@ -92,7 +92,7 @@ class SurrogateOracle(Oracle):
         serves = starts & (totals["offered"] > 0)
         judged = self.model.judge(sums[serves], self._servers, server_of[serves])
         served = np.where(starts, 1.0, 0.0)
-        served[serves] = np.interp(judged.score, *self._served_at, right=0.0) * totals["accepted"][serves]
+        served[serves] = self._served(judged.score) * totals["accepted"][serves]
 
         def figure(target: str, otherwise: float) -> Floats:
             values = np.full(ends.size, otherwise)
@@ -107,6 +107,12 @@ class SurrogateOracle(Oracle):
             ttft_s=figure("ttft_s", np.nan),
             kv_utilisation=figure("kv_utilisation", 0.0),
         )
+
+    def _served(self, score: Floats) -> Floats:
+        """The served fraction that loads of these scores reach at the risk asked for, shape (n,)."""
+        scores, fractions = self._served_at
+        beyond = np.maximum(score - scores[-1], 0.0)  # of what is known; such loads are hopeless anyway
+        return np.asarray(np.interp(score, scores, fractions) * np.exp(-beyond / features.USUAL_SHARPNESS))
 
     def outside(self, load: GPULoad) -> tuple[str, ...]:
         """What of a load is out of the range of the model's training; empty if nothing is."""

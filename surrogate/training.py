@@ -13,7 +13,7 @@ import random
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +23,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
@@ -68,7 +70,14 @@ class Trained:
     new: bool
 
 
-def train(folder: Path, out: Path, settings: TrainSettings, on_progress: OnProgress | None = None) -> Trained:
+def train(
+    folder: Path,
+    out: Path,
+    settings: TrainSettings,
+    on_progress: OnProgress | None = None,
+    parts: Collection[str] | None = None,
+    start: Model | None = None,
+) -> Trained:
     """Train a model on the dataset in ``folder`` and write it to ``out``, or go on where an earlier call ended.
 
     Args:
@@ -76,13 +85,17 @@ def train(folder: Path, out: Path, settings: TrainSettings, on_progress: OnProgr
         out: folder of the model; made if need be. Logs, checkpoints and the model are written there.
         settings: of the training.
         on_progress: told after every step.
+        parts: added parts of the dataset to train on, beside its design's rows; None for all.
+        start: whose weights to begin with; None begins with the fluid model.
 
     Raises:
         BadInputError: the dataset cannot be read or is too small; ``out`` holds something else, or what was begun with
             another dataset, other settings or versions; another process trains there; or as ``fit``.
     """
-    manifest = read_manifest(folder)
-    table = read_dataset(folder)
+    manifest, table = read_manifest(folder), read_dataset(folder)
+    if parts is not None:
+        manifest = manifest.model_copy(update={"parts": {name: manifest.parts[name] for name in parts}})
+        table = table.filter(pc.is_in(table["part"], pa.array([DESIGN_PART, *parts])))
     with begun(out, made_from(manifest, settings)):
         there = finished(out)
         if there is not None:
@@ -95,7 +108,7 @@ def train(folder: Path, out: Path, settings: TrainSettings, on_progress: OnProgr
                 "calibrate with; make some hundred at least"
             )
         training, validation, calibration = (examples.select(mask) for mask in masks)
-        tensors = fit(training, validation, settings, out, on_progress=on_progress)
+        tensors = fit(training, validation, settings, out, start.tensors if start else None, on_progress)
         limits = np.concatenate((training.inputs, training.context), axis=1)
         card = Card(
             name=out.resolve().name or "surrogate",
@@ -169,7 +182,8 @@ def fit(
         module = SurrogateModule(settings, training)
         if start is not None:
             given = {name: torch.tensor(tensor) for name, tensor in start.items()}
-            module.surrogate.load_state_dict(given, strict=False)  # a guess of the served fraction is not exported
+            for network in (module.surrogate, module.averaged):
+                network.load_state_dict(given, strict=False)  # a guess of the served fraction is not exported
         checkpoints = home / CHECKPOINTS
         last = checkpoints / LAST if (checkpoints / LAST).exists() else None
         if last is not None:
@@ -301,7 +315,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
 def _exported(checkpoint: Mapping[str, Any]) -> dict[str, Floats32]:
     state = checkpoint["state_dict"]
     names = [name for name in SHAPES if not name.startswith("calibration.")]
-    tensors: dict[str, Floats32] = {name: state[f"surrogate.{name}"].numpy() for name in names}
+    tensors: dict[str, Floats32] = {name: state[f"averaged.{name}"].numpy() for name in names}
     if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
         raise BadInputError("training gave weights that are no numbers; try a smaller learning_rate")
     return tensors

@@ -23,6 +23,12 @@ from loraplan.sources import normal_points
 from loraplan.workload import Adapter, Floats, Ints, Lengths, RateWorkload
 from twin.batch import Simulation
 
+SHIPPED = {
+    "llama-3.1-8b-instruct": "h100-64gb/llama-3.1-8b",
+    "qwen-2.5-7b-instruct": "h100-64gb/qwen-2.5-7b",
+}
+"""Model names as the published runs have them, and the profiles calibrated on those runs."""
+
 IDENTITY = ("dataset", "model", "group", "run_id")
 NUMBERS = (
     "served_adapters",
@@ -99,6 +105,16 @@ class MeasuredRun:
         wanted = float(_dealt(self.rates, self.adapters).sum()) * each
         share = seen["ideal_throughput"] / wanted if wanted > 0 else math.nan
         return share if abs(share - 1.0) < MOST_CHANCE else 1.0
+
+    @property
+    def adapter_rates(self) -> Floats:
+        """Requests/s of each adapter, dealt round-robin, as they were sent; shape (adapters,)."""
+        return _dealt(self.rates, self.adapters) * self.sent
+
+    @property
+    def adapter_ranks(self) -> Ints:
+        """Rank of each adapter, dealt round-robin; shape (adapters,)."""
+        return np.minimum(_dealt(self.ranks, self.adapters), self.max_rank).astype(np.int64)
 
     @property
     def starved(self) -> bool:
@@ -258,13 +274,12 @@ def replay(run: MeasuredRun, profile: Profile, lengths: Lengths, seed: int) -> S
 
     The client and the profile's frontend, if it has one, are in it.
     """
-    rates = _dealt(run.rates, run.adapters) * run.sent
-    adapters = tuple(Adapter(f"a{i}", 1, float(rate), lengths) for i, rate in enumerate(rates))
+    adapters = tuple(Adapter(f"a{i}", 1, float(rate), lengths) for i, rate in enumerate(run.adapter_rates))
     return Simulation(
         profile=profile,
         slots=run.slots,
         max_rank=run.max_rank,
-        ranks=np.minimum(_dealt(run.ranks, run.adapters), run.max_rank).astype(np.int64),
+        ranks=run.adapter_ranks,
         workload=RateWorkload(adapters, run.seconds),
         horizon_s=run.seconds,
         seed=seed,

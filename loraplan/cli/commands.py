@@ -17,6 +17,7 @@ from loraplan.cli import doctor as checks
 from loraplan.cli.calibrate import calibrate
 from loraplan.cli.capacity import capacity
 from loraplan.cli.dataset import dataset
+from loraplan.cli.evaluate import evaluate_model
 from loraplan.cli.fidelity import fidelity
 from loraplan.cli.group import ErrorsInOneLine, examples, interrupts
 from loraplan.cli.simulate import simulate
@@ -246,6 +247,14 @@ app.command(
         "train data -o model", "train data -o model --set epochs=60 --set seed=1", "train data -o model --json"
     )
 )(train)
+app.command(
+    name="evaluate",
+    epilog=examples(
+        "evaluate --runs runs.csv",
+        "evaluate my-model --dataset unseen --train-data data --plot evaluation.html",
+        "evaluate --profile my-gpu.yaml --workloads 500",
+    ),
+)(evaluate_model)
 
 
 @app.command(epilog=examples("doctor", "doctor --json"))

@@ -29,13 +29,7 @@ from twin.fidelity import (
     read_reference,
     score,
 )
-from twin.measured import MeasuredRun, read_runs
-
-SHIPPED = {
-    "llama-3.1-8b-instruct": "h100-64gb/llama-3.1-8b",
-    "qwen-2.5-7b-instruct": "h100-64gb/qwen-2.5-7b",
-}
-"""Model names as the published runs have them, and the profiles calibrated on those runs."""
+from twin.measured import SHIPPED, MeasuredRun, read_runs
 
 GROUPS = ("all", "not_starved", "starved")
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from loraplan.capacity import Capacity
 from loraplan.capacity_check import Replayed, TwinCheck
+from surrogate.calibration import Calibration
+from surrogate.evaluation import Evaluation, Unseen
+from surrogate.examples import STARVED_BELOW, TARGETS
+from surrogate.scores import acceptance
+from twin.agreement import mean
 
 PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("requests", (("running", "running"), ("waiting", "waiting"))),
@@ -113,3 +119,65 @@ def _error_bars(points: Sequence[Replayed]) -> dict[str, Any]:
         "array": [scaled(point, part.high - part.mean) for point, part in served],
         "arrayminus": [scaled(point, part.mean - part.low) for point, part in served],
     }
+
+
+RISKS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+MOST_POINTS = 5000
+
+
+def evaluation(found: Evaluation, loads: Unseen, calibration: Calibration) -> str:
+    """Whether a surrogate's probabilities, risks and quantiles hold, and where it errs: an HTML page.
+
+    Args:
+        found: what is told of it.
+        loads: the unseen loads behind that; at most ``MOST_POINTS`` of them are shown as points.
+        calibration: of the surrogate.
+    """
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    titles = [
+        "starved, % of the loads of a bin",
+        "starved, % of the loads accepted at a risk",
+        "figures below their 5 %, 50 % and 95 % quantiles, %",
+        "throughput, tokens/s",
+        "served fraction: said - seen",
+    ]
+    figure = make_subplots(rows=len(titles), vertical_spacing=0.06, subplot_titles=titles)
+
+    def add(row: int, x: Any, y: Any, name: str, mode: str = "markers", **more: Any) -> None:
+        x, y = np.asarray(x).tolist(), np.asarray(y).tolist()
+        figure.add_trace(go.Scatter(x=x, y=y, name=name, mode=mode, **more), row=row, col=1)
+
+    dashed = {"mode": "lines", "name": "as said", "line": {"dash": "dot", "color": "grey"}, "showlegend": False}
+    bins, seen, judged = found.calibration, loads.seen, loads.judged
+    add(1, [one.said for one in bins], [one.seen for one in bins], "bins", text=[f"{one.n} loads" for one in bins])
+    accepted = [acceptance(calibration, judged.score, seen.starved, risk) for risk in RISKS]
+    add(2, [100 * one.risk for one in accepted], [one.starved_of_accepted for one in accepted], "risks")
+    for target, below in _below(loads).items():
+        add(3, [5, 50, 95], below, target, "lines+markers")
+    shown = np.linspace(0, seen.served.size - 1, min(seen.served.size, MOST_POINTS)).astype(int)
+    twin, said = seen.figures["throughput"][shown], loads.said.figures["throughput"][shown]
+    add(4, twin, said, "throughput")
+    add(5, seen.served[shown] - STARVED_BELOW, (judged.median("served_fraction") - seen.served)[shown], "loads")
+    for row, top in enumerate((100, 100 * RISKS[-1], 100, float(np.max(twin))), start=1):
+        figure.add_trace(go.Scatter(x=[0, top], y=[0, top], **dashed), row=row, col=1)
+    labels = ("said, %", "risk asked, %", "quantile, %", "twin", "distance of the served fraction from the limit")
+    for row, label in enumerate(labels, start=1):
+        figure.update_xaxes(title_text=label, row=row, col=1)
+    title = f"{found.model}: {seen.served.size:,} unseen loads"
+    figure.update_layout(title=title, height=420 * len(titles), template="plotly_white")
+    page: str = figure.to_html(include_plotlyjs=True, full_html=True)
+    return page
+
+
+def _below(loads: Unseen) -> dict[str, list[float]]:
+    """By target: percent of the loads whose figure is below each of its quantiles."""
+    seen = loads.seen
+    true = (seen.served, seen.figures["itl"], seen.figures["ttft"], seen.figures["kv"])
+    found = {}
+    for place, (target, values) in enumerate(zip(TARGETS, true, strict=True)):
+        known = np.isfinite(values)
+        below = values[known, None] < loads.judged.figures[known, :, place]
+        found[target] = [100.0 * mean(column) for column in below.T]
+    return found

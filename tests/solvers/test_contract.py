@@ -22,7 +22,7 @@ def solver(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=["token_budget", "fluid"])
+@pytest.fixture(params=["token_budget", "fluid", "surrogate"])
 def oracle_name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
