@@ -48,8 +48,8 @@ from surrogate.split import split
 MONITOR = "val_loss"
 CLIP = 1.0
 """Largest norm of a gradient."""
-MOST_THREADS = 4
-"""The networks are small: more threads would wait for each other."""
+THREADS = 1
+"""The networks are small: several threads gain little, wait for each other on a busy machine, and round differently."""
 UNWANTED = (
     r".*isinstance\(treespec, LeafSpec\)",  # Lightning's own use of torch
     "GPU available but not used",  # device=cpu
@@ -176,7 +176,7 @@ def fit(
     accelerator = _accelerator(settings)
     with ExitStack() as stack:
         stack.enter_context(_quiet())
-        stack.enter_context(_few_threads())
+        stack.enter_context(_one_thread())
         stack.enter_context(_seeded(settings.seed))
         home = folder or Path(stack.enter_context(TemporaryDirectory(prefix="loraplan-")))
         module = SurrogateModule(settings, training)
@@ -329,9 +329,9 @@ def _accelerator(settings: TrainSettings) -> str:
 
 
 @contextmanager
-def _few_threads() -> Iterator[None]:
+def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(min(before, MOST_THREADS))
+    torch.set_num_threads(THREADS)
     try:
         yield
     finally:

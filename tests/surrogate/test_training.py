@@ -26,8 +26,6 @@ torch = pytest.importorskip("torch")
 training: Any = pytest.importorskip("surrogate.training")
 batches: Any = pytest.importorskip("surrogate.batches")
 
-torch.set_num_threads(1)  # all batches are tiny
-
 SETTINGS = TrainSettings(epochs=4, batch_size=32, device="cpu")
 
 
