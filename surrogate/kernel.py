@@ -241,57 +241,69 @@ def fixed_embeddings(traffic, base_s, table):  # type: ignore[no-untyped-def]
             table[i, j] = np.int64(math.ceil(each[i, j] * FIXED_POINT))
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _dot(left, right):  # type: ignore[no-untyped-def]
-    total = np.float32(0.0)
-    for j in range(left.size):
-        total += left[j] * right[j]
-    return total
+COUNT_TERMS, TRAFFIC_TERMS = 24, 8
+"""Places for the counts (registered, asked, ramps) and the traffic in a server's weights: multiples of four."""
+BUSY_TERM, TURN_TERM = COUNT_TERMS + TRAFFIC_TERMS, COUNT_TERMS + TRAFFIC_TERMS + 1
+WEIGHT_TERMS = TURN_TERM + 1
 
 
-@njit(cache=True, nogil=True)
-def _margin(weights, factors, sums, rows, work):  # type: ignore[no-untyped-def]
+@njit(cache=True, nogil=True, fastmath={"contract"})
+def _times(matrix, vector, out):  # type: ignore[no-untyped-def]
+    """``out`` = vector @ matrix, whose first axis is a multiple of four: in vectors along the second."""
+    for r in range(out.size):
+        out[r] = np.float32(0.0)
+    for j in range(0, matrix.shape[0], 4):
+        x0, x1, x2, x3 = vector[j], vector[j + 1], vector[j + 2], vector[j + 3]
+        m0, m1, m2, m3 = matrix[j], matrix[j + 1], matrix[j + 2], matrix[j + 3]
+        for r in range(out.size):
+            out[r] += (m0[r] * x0 + m1[r] * x1) + (m2[r] * x2 + m3[r] * x3)
+
+
+@njit(cache=True, nogil=True, fastmath={"contract"})
+def _margin(weights, factors, sums, work, rows):  # type: ignore[no-untyped-def]
     """The smallest, over ways to serve and paces, of the largest row; ``rows`` becomes the logarithms of its rows.
 
-    ``work``, shape (4, PACES), is scratch space. Loops over paces have no branches, for the compiler to use vectors.
+    Columns of weights, shape (WEIGHT_TERMS, rows * ways), and factors, (PACES, rows * ways), have the ways of a row
+    side by side. ``work``, shape (4, rows * ways), is scratch space.
     """
-    ways, n_rows = weights.shape[0], weights.shape[1]
-    busy, turn, worst, paces = work[0], work[1], work[2], work[3]
+    counts, traffic, value, terms = work[0], work[1], work[2], work[3]
+    ways = value.size // rows.size
+    terms[0], terms[1] = sums[REGISTERED], sums[ASKED]
+    for j in range(RAMPS):
+        terms[2 + j] = sums[FIRST_RAMP_TERM + j]
+    for j in range(2 + RAMPS, COUNT_TERMS):
+        terms[j] = np.float32(0.0)
+    _times(weights[:COUNT_TERMS], terms, counts)
+    for j in range(TRAFFIC_TERMS):
+        terms[j] = sums[ARRIVALS + j] if ARRIVALS + j <= SQUARED else np.float32(0.0)
+    _times(weights[COUNT_TERMS:BUSY_TERM], terms, traffic)
+    of_busy, of_turn = weights[BUSY_TERM], weights[TURN_TERM]
+    best = np.float32(np.inf)
     for k in range(PACES):
-        g, part = POINT_OF_PACE[k], np.float32(PART_OF_PACE[k])
-        paces[k] = PACE_FACTORS[k]
-        busy[k] = (np.float32(1.0) - part) * sums[FIRST_BUSY + g] + part * sums[FIRST_BUSY + g + 1]
-        turn[k] = (np.float32(1.0) - part) * sums[FIRST_TURN + g] + part * sums[FIRST_TURN + g + 1]
-    best, way, pace = np.float32(np.inf), 0, 0
-    traffic, counts = np.empty((ways, n_rows), dtype=np.float32), np.empty((ways, n_rows), dtype=np.float32)
-    for h in range(ways):
-        worst[:] = np.float32(LEAST_ROW)
-        for r in range(n_rows):
-            w, own = weights[h, r], factors[h, r]
-            of_traffic = _dot(w[ARRIVALS : SQUARED + 1], sums[ARRIVALS : SQUARED + 1])
-            of_counts = w[REGISTERED] * sums[REGISTERED] + w[ASKED] * sums[ASKED]
-            of_counts += _dot(w[FIRST_RAMP_WEIGHT:], sums[FIRST_RAMP_TERM:])
-            traffic[h, r], counts[h, r] = of_traffic, of_counts
-            of_busy, of_turn = w[BUSY_WEIGHT], w[TURN_WEIGHT]
-            for k in range(PACES):
-                value = (of_counts + paces[k] * of_traffic + of_busy * busy[k] + of_turn * turn[k]) * own[k]
-                worst[k] = value if value > worst[k] else worst[k]
-        for k in range(PACES):
-            if worst[k] < best:
-                best, way, pace = worst[k], h, k
-    for r in range(n_rows):
-        value = counts[way, r] + paces[pace] * traffic[way, r]
-        value += weights[way, r, BUSY_WEIGHT] * busy[pace] + weights[way, r, TURN_WEIGHT] * turn[pace]
-        value *= factors[way, r, pace]
-        rows[r] = min(max(math.log(max(value, LEAST_ROW)), -LARGEST), LARGEST)
+        g, part, pace, own = POINT_OF_PACE[k], np.float32(PART_OF_PACE[k]), np.float32(PACE_FACTORS[k]), factors[k]
+        busy = (np.float32(1.0) - part) * sums[FIRST_BUSY + g] + part * sums[FIRST_BUSY + g + 1]
+        turn = (np.float32(1.0) - part) * sums[FIRST_TURN + g] + part * sums[FIRST_TURN + g + 1]
+        for r in range(value.size):
+            value[r] = (counts[r] + pace * traffic[r] + of_busy[r] * busy + of_turn[r] * turn) * own[r]
+        for way in range(ways):
+            worst = np.float32(LEAST_ROW)
+            for row in range(rows.size):
+                worst = max(worst, value[row * ways + way])
+            if worst < best:
+                best = worst
+                for row in range(rows.size):
+                    rows[row] = value[row * ways + way]
+    for row in range(rows.size):
+        rows[row] = min(max(math.log(max(rows[row], LEAST_ROW)), -LARGEST), LARGEST)
     return math.log(best)
 
 
 @njit(cache=True, nogil=True)
-def _layer(weight, bias, inputs, outputs, bend):  # type: ignore[no-untyped-def]
+def _layer(matrix, bias, inputs, outputs, bend):  # type: ignore[no-untyped-def]
     """A linear layer; then, if ``bend``, hard swish: value * min(max(value + 3, 0), 6) / 6."""
+    _times(matrix, inputs, outputs)
     for j in range(outputs.size):
-        value = bias[j] + _dot(weight[j], inputs)
+        value = outputs[j] + bias[j]
         if bend:
             value *= min(max(value + np.float32(3.0), np.float32(0.0)), np.float32(6.0)) * np.float32(1.0 / 6.0)
         outputs[j] = value
@@ -303,34 +315,35 @@ def _softplus(value):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def judge_sums(sums, server, server_of, weights, factors, context, scaling, layers, log_share, figures):  # type: ignore[no-untyped-def]
+def judge_sums(sums, server, server_of, weights, factors, context, scaling, layers, n_rows, log_share, figures):  # type: ignore[no-untyped-def]
     """Margin and predictions of loads whose sums are known.
 
     Args:
         sums: shape (loads, EMBEDDING).
         server: shape (servers, terms); ``server_of``, shape (loads,), says which is whose.
-        weights: shape (servers, ways, rows, terms), float32.
-        factors: shape (servers, ways, rows, paces), float32: what rows are multiplied by at each pace.
+        weights, factors: shape (servers, ...), float32: see `_margin`.
         context: shape (servers, CONTEXT + 1), float32: normalised, and the octaves of the max rank.
         scaling: mean and scale of the head's inputs, each float32.
-        layers: weight and bias of its three layers, float32.
+        layers: matrix, shape (inputs, outputs), padded with zeros to multiples of four inputs, and bias of its three
+            layers, float32.
+        n_rows: of the margin.
         log_share: shape (loads,), filled in.
         figures: shape (loads, quantiles, targets), filled with logarithms of the figures.
     """
     mean, scale = scaling
     first, first_bias, second, second_bias, third, third_bias = layers
     raw = np.empty(HEAD_INPUTS)
-    inputs = np.empty(first.shape[1], dtype=np.float32)
-    hidden, deeper = np.empty(first.shape[0], dtype=np.float32), np.empty(second.shape[0], dtype=np.float32)
-    out = np.empty(third.shape[0], dtype=np.float32)
-    rows = np.empty(weights.shape[2], dtype=np.float32)
-    own, work = np.empty(EMBEDDING, dtype=np.float32), np.empty((4, PACES), dtype=np.float32)
+    inputs = np.zeros(first.shape[0], dtype=np.float32)
+    hidden, deeper = np.empty(first.shape[1], dtype=np.float32), np.empty(second.shape[1], dtype=np.float32)
+    out = np.empty(third.shape[1], dtype=np.float32)
+    rows, own = np.empty(n_rows, dtype=np.float32), np.empty(EMBEDDING, dtype=np.float32)
+    work = np.empty((4, weights.shape[2]), dtype=np.float32)
     widths = context.shape[1]
     for n in range(sums.shape[0]):
         m = server_of[n]
         for j in range(EMBEDDING):
             own[j] = sums[n, j]
-        log_share[n] = _margin(weights[m], factors[m], own, rows, work)
+        log_share[n] = _margin(weights[m], factors[m], own, work, rows)
         head_inputs(sums[n], server[m], raw)
         for j in range(HEAD_INPUTS):
             inputs[j] = (raw[j] - mean[j]) / scale[j]

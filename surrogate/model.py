@@ -115,8 +115,8 @@ class Model:
         at_pace = features.pace_logs(terms, stretched, np)
         return Servers(
             terms=terms,
-            weights=np.exp(features.term_logs(terms, np) + by_term).astype(np.float32),
-            factors=np.ascontiguousarray(np.swapaxes(np.exp(factors - at_pace), 2, 3), dtype=np.float32),
+            weights=_columns(np.exp(features.term_logs(terms, np) + by_term)),
+            factors=np.exp(factors - at_pace).transpose(0, 2, 3, 1).reshape(len(terms), kernel.PACES, -1).astype("f4"),
             context=np.concatenate((normal, octaves[:, None]), axis=1),
             beta=features.USUAL_SHARPNESS * np.exp(_net(own, "margin.sharpness", normal)[:, 0].astype(np.float64)),
         )
@@ -135,6 +135,7 @@ class Model:
             servers.context,
             scaling,
             layers,
+            ROWS,
             log_share,
             figures,
         )
@@ -165,8 +166,13 @@ class Model:
     @cached_property
     def _head(self) -> tuple[tuple[Floats32, ...], tuple[Floats32, ...]]:
         own = self.tensors
-        layers = tuple(own[f"head.net.{place}.{part}"] for place in (0, 2, 4) for part in ("weight", "bias"))
-        return (own["inputs_mean"], own["inputs_scale"]), layers
+        layers: list[Floats32] = []
+        for place in (0, 2, 4):
+            weight = own[f"head.net.{place}.weight"]
+            padded = np.zeros((-(-weight.shape[1] // 4) * 4, weight.shape[0]), dtype=np.float32)
+            padded[: weight.shape[1]] = weight.T
+            layers += [padded, own[f"head.net.{place}.bias"]]
+        return (own["inputs_mean"], own["inputs_scale"]), tuple(layers)
 
     def save(self, folder: Path) -> None:
         """Write weights and card into ``folder``, each atomically.
@@ -214,6 +220,19 @@ class Model:
     def to_bytes(self) -> bytes:
         """The weights file."""
         return bytes(save_tensors({**self.tensors, **self.calibration.tensors()}))
+
+
+def _columns(weights: Floats) -> Floats32:
+    """Weights of shape (n, ways, rows, terms) as the kernel has them, (n, WEIGHT_TERMS, rows * ways)."""
+    n, ways, rows, _ = weights.shape
+    terms = weights.transpose(0, 3, 2, 1).reshape(n, -1, rows * ways)
+    columns = np.zeros((n, kernel.WEIGHT_TERMS, rows * ways), dtype=np.float32)
+    columns[:, :2], columns[:, 2 : 2 + kernel.RAMPS] = terms[:, :2], terms[:, kernel.FIRST_RAMP_WEIGHT :]
+    traffic = terms[:, kernel.ARRIVALS : kernel.BUSY_WEIGHT]
+    columns[:, kernel.COUNT_TERMS : kernel.COUNT_TERMS + traffic.shape[1]] = traffic
+    columns[:, kernel.BUSY_TERM] = terms[:, kernel.BUSY_WEIGHT]
+    columns[:, kernel.TURN_TERM] = terms[:, kernel.TURN_WEIGHT]
+    return columns
 
 
 INPUTS = kernel.HEAD_INPUTS + features.CONTEXT
