@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from loraplan.workload import Adapter, Floats, Ints, Lengths, RateWorkload
 from surrogate import sampling
 from twin.batch import Simulation
 from twin.fluid import FluidOracle, FluidParams
+from twin.measured import MAX_OUTSTANDING
 
 SLOTS = (4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 448, 512, 640, 768)
 """Slots that loads have, beside one for each adapter."""
@@ -58,6 +59,8 @@ class Design(Part):
     """Adapters of a workload: from 8 to so many."""
     horizon_s: Positive = 3600.0
     """Seconds that each row is simulated."""
+    max_outstanding: Count = MAX_OUTSTANDING
+    """Requests that are unanswered at most: then clients send no more, as that of the measured runs did."""
 
 
 _FLOATS, _INTS = pa.list_(pa.float32()), pa.list_(pa.int16())
@@ -104,7 +107,10 @@ rates stand for, ``arrived_tok_s`` what was drawn)."""
 
 @dataclass(frozen=True, eq=False)
 class Load:
-    """A GPU load to be simulated: a server, the adapters on it and its slots; ``cv`` of the gaps between arrivals."""
+    """A GPU load to be simulated: a server, the adapters on it and its slots; ``cv`` of the gaps between arrivals.
+
+    Clients leave ``max_outstanding`` requests unanswered at most.
+    """
 
     profile: Profile
     adapters: tuple[Adapter, ...]
@@ -112,12 +118,13 @@ class Load:
     cv: float
     seed: int
     horizon_s: float
+    max_outstanding: int
 
     def row(self, **names: Any) -> dict[str, Any]:
         """Simulate it: a row of a dataset, whose columns ``workload``, ``row``, ``kind`` and ``base`` are ``names``."""
         workload = RateWorkload(self.adapters, self.horizon_s, Gamma(self.cv))
         simulation = Simulation.of(workload, self.profile, self.slots, self.seed, name=f"load {names}")
-        seen = simulation.metrics()
+        seen = replace(simulation, max_outstanding=self.max_outstanding).metrics()
         laws = {id(adapter.lengths): adapter.lengths for adapter in self.adapters}
         place = {key: number for number, key in enumerate(laws)}
         return names | {
@@ -195,7 +202,7 @@ def _published(rng: np.random.Generator, design: Design, profile: Profile) -> li
         slots = int(rng.choice([size for size in sampling.PUBLISHED_SIZES if size <= served]))
         slots = min(slots, profile.max_slots(top))
         dealt = deal(np.resize(rates, served), np.resize(ranks, served), [lengths], rng)
-        loads.append(Load(profile, dealt, slots, 1.0, _seed(rng), design.horizon_s))
+        loads.append(Load(profile, dealt, slots, 1.0, _seed(rng), design.horizon_s, design.max_outstanding))
     return loads
 
 
@@ -221,7 +228,7 @@ def _boundary(
         for _ in range(min(LOADS_OF_A_SEARCH, design.loads - len(rows))):
             factor = search.next()
             some = adapters[: max(1, round(factor * count))] if by_count else turned(adapters, factor)
-            load = Load(profile, some, slots, cv, _seed(rng), design.horizon_s)
+            load = Load(profile, some, slots, cv, _seed(rng), design.horizon_s, design.max_outstanding)
             rows.append(load.row(row=len(rows), kind="boundary", **names))
             search.saw(factor, rows[-1]["served_fraction"] < STARVED_BELOW)
     return rows
