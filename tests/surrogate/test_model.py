@@ -60,7 +60,7 @@ def truncate(folder: Path) -> None:
 
 
 def put_nan(tensors: dict[str, Any]) -> None:
-    tensors["margin.by_pace"] = np.full_like(tensors["margin.by_pace"], np.nan)
+    tensors["margin.by_term"] = np.full_like(tensors["margin.by_term"], np.nan)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def put_nan(tensors: dict[str, Any]) -> None:
             lambda f: change_tensors(f, lambda t: t.update({"head.net.4.bias": np.zeros(3, np.float32)})),
             r"tensor head.net.4.bias is \[3\], expected",
         ),
-        (lambda f: change_tensors(f, put_nan), "margin.by_pace has values that are no numbers"),
+        (lambda f: change_tensors(f, put_nan), "margin.by_term has values that are no numbers"),
     ],
 )
 def test_a_folder_that_is_no_model_is_refused_in_one_line(
