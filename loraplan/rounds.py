@@ -96,9 +96,7 @@ def _packed(model: Model, design: Design, number: int, seed: int, risk: float) -
     oracle = SurrogateOracle(problem, SurrogateParams(risk=risk), model)
     for row, load in enumerate(_full(problem, oracle)):
         adapters = tuple(problem.adapters[i] for i in load.adapters)
-        task = Load(
-            profile, adapters, load.slots, 1.0, int(rng.integers(1 << 31)), design.horizon_s, design.max_outstanding
-        )
+        task = Load(profile, adapters, load.slots, 1.0, int(rng.integers(1 << 31)), design.horizon_s)
         yield task, {"workload": FIRST_WORKLOAD + number, "row": row, "kind": "packed", "base": base}
 
 

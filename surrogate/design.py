@@ -60,7 +60,7 @@ class Design(Part):
     horizon_s: Positive = 3600.0
     """Seconds that each row is simulated."""
     max_outstanding: Count = MAX_OUTSTANDING
-    """Requests that are unanswered at most: then clients send no more, as that of the measured runs did."""
+    """Requests that a client of the published loads leaves unanswered at most, as that of the measured runs did."""
 
 
 _FLOATS, _INTS = pa.list_(pa.float32()), pa.list_(pa.int16())
@@ -109,7 +109,7 @@ rates stand for, ``arrived_tok_s`` what was drawn)."""
 class Load:
     """A GPU load to be simulated: a server, the adapters on it and its slots; ``cv`` of the gaps between arrivals.
 
-    Clients leave ``max_outstanding`` requests unanswered at most.
+    Clients leave ``max_outstanding`` requests unanswered at most; None for no limit.
     """
 
     profile: Profile
@@ -118,7 +118,7 @@ class Load:
     cv: float
     seed: int
     horizon_s: float
-    max_outstanding: int
+    max_outstanding: int | None = None
 
     def row(self, **names: Any) -> dict[str, Any]:
         """Simulate it: a row of a dataset, whose columns ``workload``, ``row``, ``kind`` and ``base`` are ``names``."""
@@ -228,7 +228,7 @@ def _boundary(
         for _ in range(min(LOADS_OF_A_SEARCH, design.loads - len(rows))):
             factor = search.next()
             some = adapters[: max(1, round(factor * count))] if by_count else turned(adapters, factor)
-            load = Load(profile, some, slots, cv, _seed(rng), design.horizon_s, design.max_outstanding)
+            load = Load(profile, some, slots, cv, _seed(rng), design.horizon_s)
             rows.append(load.row(row=len(rows), kind="boundary", **names))
             search.saw(factor, rows[-1]["served_fraction"] < STARVED_BELOW)
     return rows
