@@ -33,6 +33,7 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from loraplan.errors import BadInputError
+from loraplan.workload import Ints
 from surrogate.batches import SurrogateData
 from surrogate.calibration import Calibration
 from surrogate.dataset import read_dataset
@@ -101,7 +102,7 @@ def train(
         if there is not None:
             return Trained(there.card, new=False)
         examples = examples_of(table)
-        masks = split(examples.workload)
+        masks = _split(table, examples.workload)
         if not all(mask.any() for mask in masks):
             raise BadInputError(
                 f"dataset {folder}: {len(np.unique(examples.workload))} workloads are too few to train, validate and "
@@ -209,6 +210,23 @@ def fit(
         )
         _run(trainer, module, SurrogateData(training, validation, settings), last)
         return _exported(_read_checkpoint(checkpoints / BEST))
+
+
+def _split(table: pa.Table, workload: Ints) -> tuple[NDArray[np.bool_], ...]:
+    """Rows for training, validation and calibration.
+
+    Thresholds come from the first load of each workload, which is drawn from all there are (the others were put where
+    the twin had just begun to starve), and from half of the packed ones, of which there are few.
+    """
+    drawn = np.array(table["part"].to_pylist()) == DESIGN_PART
+    first = table["row"].to_numpy() == 0
+    training, validation, calibration = split(workload)
+    even = workload % 2 == 0
+    return (
+        np.where(drawn, training, even),
+        validation & drawn,
+        np.where(drawn, calibration & first, ~even),
+    )
 
 
 NOTHING = Calibration(*(np.empty(0) for _ in range(4)))
