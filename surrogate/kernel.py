@@ -40,25 +40,12 @@ TRAFFIC = np.dtype([(name, np.float64) for name in ("rate", "tokens_in", "tokens
 """An adapter's traffic: requests/s and its lengths' means."""
 
 SERVER_TERMS = (
-    "base_s",  # t0, seconds
-    "steps_ms",  # a step of no requests: base and half a tile of the slots' kernels
-    "per_request",
-    "per_kv",
-    "per_prefill",
-    "per_token",
-    "per_adapter",
-    "per_small_adapter",
-    "per_adapter_request",
-    "per_registered",
-    "small_tile",
-    "eager",
-    "load_ms",
-    "slots",
-    "kv_tokens",
-    "max_tokens",
-    "max_seqs",
-    "rank",
+    *("base_s", "steps_ms", "per_request", "per_kv", "per_prefill", "per_token", "per_adapter", "per_small_adapter"),
+    *("per_adapter_request", "per_registered", "small_tile", "eager", "load_ms"),
+    *("slots", "kv_tokens", "max_tokens", "max_seqs", "rank"),
 )
+"""A server's constants: t0 (s), ms of a step without requests (base and half a tile of the slots' kernels), other costs
+(ms), and its limits."""
 SERVER = {name: place for place, name in enumerate(SERVER_TERMS)}
 BASE_S, STEPS, SLOTS, KV_TOKENS, MAX_TOKENS, MAX_SEQS = (
     SERVER[name] for name in ("base_s", "steps_ms", "slots", "kv_tokens", "max_tokens", "max_seqs")
