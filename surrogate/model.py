@@ -116,7 +116,10 @@ class Model:
         return Servers(
             terms=terms,
             weights=_columns(np.exp(features.term_logs(terms, np) + by_term)),
-            factors=np.exp(factors - at_pace).transpose(0, 2, 3, 1).reshape(len(terms), kernel.PACES, -1).astype("f4"),
+            factors=np.exp(factors - at_pace)
+            .transpose(0, 2, 3, 1)
+            .reshape(len(terms), kernel.PACES, WAYS * ROWS)
+            .astype("f4"),
             context=np.concatenate((normal, octaves[:, None]), axis=1),
             beta=features.USUAL_SHARPNESS * np.exp(_net(own, "margin.sharpness", normal)[:, 0].astype(np.float64)),
         )
@@ -224,8 +227,8 @@ class Model:
 
 def _columns(weights: Floats) -> Floats32:
     """Weights of shape (n, ways, rows, terms) as the kernel has them, (n, WEIGHT_TERMS, rows * ways)."""
-    n, ways, rows, _ = weights.shape
-    terms = weights.transpose(0, 3, 2, 1).reshape(n, -1, rows * ways)
+    n, ways, rows, count = weights.shape
+    terms = weights.transpose(0, 3, 2, 1).reshape(n, count, rows * ways)
     columns = np.zeros((n, kernel.WEIGHT_TERMS, rows * ways), dtype=np.float32)
     columns[:, :2], columns[:, 2 : 2 + kernel.RAMPS] = terms[:, :2], terms[:, kernel.FIRST_RAMP_WEIGHT :]
     traffic = terms[:, kernel.ARRIVALS : kernel.BUSY_WEIGHT]
