@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 
 from loraplan.workload import Floats
 
 NAMES = ("score", "served", "packed_score", "packed_served")
+FEWEST, NEWTON_STEPS = 10, 30
+"""Loads of each kind below which no slope is fitted; steps of the fit."""
 PACKED_RISK = 2.0
 """How much more often than of loads drawn at random it may happen that one starves which a solver has packed."""
 LIMITS = np.concatenate((np.arange(0.3, 0.9, 0.05), np.arange(0.9, 0.995, 0.01), [0.995]))
@@ -32,6 +35,43 @@ def threshold(score: Floats, starved: NDArray[np.bool_], risk: float) -> float:
     return float(score[order][fine[-1]]) if fine.size else -np.inf
 
 
+def logistic_slope(score: Floats, starved: NDArray[np.bool_]) -> float:
+    """How the log-odds of starving grow with the score, by logistic regression with both; 1 if there is too little.
+
+    A score is meant as log-odds, of loads like those of the training; on others they grow more slowly.
+    """
+    if starved.sum() < FEWEST or (~starved).sum() < FEWEST:
+        return 1.0
+    terms, weights = np.column_stack((np.ones(score.size), score)), np.array([0.0, 1.0])
+    for _ in range(NEWTON_STEPS):
+        said = expit(terms @ weights)
+        curvature = (terms * (said * (1.0 - said))[:, None]).T @ terms
+        weights = weights + np.linalg.solve(curvature + 1e-6 * np.eye(2), terms.T @ (starved - said))
+        if not 0.0 < weights[1] < 1.0:
+            return 1.0
+    return float(weights[1])
+
+
+def packed_threshold(score: Floats, starved: NDArray[np.bool_], slope: float, risk: float) -> float:
+    """The score at which a packed load starves with probability ``risk``.
+
+    Solvers pack up to the threshold, so what counts is the probability at it, not the mean below it; and the packed
+    loads known have scores close to the threshold of the model that packed them. So their log-odds are the score's,
+    with its slope, and shifted: a solver's choice makes a load worse than its score says.
+
+    Args:
+        score, starved: shape (n,), of packed loads.
+        slope: of the log-odds in the score.
+        risk: 0 to 1.
+    """
+    wanted = min(starved.sum() + 0.5, starved.size - 0.25)  # half a load more, for what chance has not shown yet
+    low, high = -50.0, 50.0
+    while high - low > 1e-6:
+        shift = 0.5 * (low + high)
+        low, high = (shift, high) if expit(slope * score + shift).sum() < wanted else (low, shift)
+    return float((logit(risk) - low) / slope)
+
+
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """Loads that no training has seen, and what the twin said of them.
@@ -49,11 +89,15 @@ class Calibration:
     def threshold(self, limit: float, risk: float) -> float:
         """The score up to which loads are taken to serve ``limit``: at most ``risk`` of those taken do not.
 
-        Among drawn loads; and among packed ones, where there are enough of them, at most ``PACKED_RISK`` times as many.
+        Among drawn loads; and, where packed ones are known, among those that a solver packs up to it at most
+        ``PACKED_RISK`` times as many.
         """
-        found = threshold(self.score, self.served < limit, risk)
-        if self.packed_score.size >= 1.0 / (PACKED_RISK * risk):  # fewer tell nothing of so small a risk
-            found = min(found, threshold(self.packed_score, self.packed_served < limit, PACKED_RISK * risk))
+        starved = self.served < limit
+        found = threshold(self.score, starved, risk)
+        if self.packed_score.size:
+            allowed = min(PACKED_RISK * risk, 0.5)
+            slope = logistic_slope(self.score, starved)
+            found = min(found, packed_threshold(self.packed_score, self.packed_served < limit, slope, allowed))
         return found
 
     def served_at(self, risk: float, limit: float) -> tuple[Floats, Floats]:
