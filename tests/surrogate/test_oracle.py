@@ -95,3 +95,18 @@ def test_settings_out_of_range(setting: str, value: float) -> None:
 def test_a_model_that_is_not_there(problem: Problem) -> None:
     with pytest.raises(BadInputError, match=r"card\.json"):
         SurrogateOracle(problem, SurrogateParams(model="nowhere"))
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_chains_of_added_adapters(problem: Problem, oracle: SurrogateOracle) -> None:
+    """Each adds 20 adapters one by one, in random order, to a server of random slots; none ever serves more."""
+    rng = np.random.default_rng(3)
+    chains, steps = 1000, 20
+    sizes = np.tile(np.arange(1, steps + 1), chains)
+    for _ in range(100):
+        orders = rng.permuted(np.tile(np.arange(len(problem.adapters)), (chains, 1)), axis=1)[:, :steps]
+        members = np.concatenate([order[:n] for order in orders for n in range(1, steps + 1)]).astype(np.int64)
+        gpu_type = np.repeat(rng.integers(2, size=chains), steps)
+        slots = np.repeat(rng.choice([1, 2, 4, 8, 16], chains), steps)
+        served = oracle.predict_arrays(members, np.cumsum(sizes), gpu_type, slots).served_fraction
+        assert (np.diff(served.reshape(chains, steps), axis=1) <= 0.0).all()
