@@ -91,9 +91,9 @@ def conclude(
 def _fits_nowhere(search: Search, left: Sequence[int]) -> str:
     """Which adapters no GPU type carries even alone, in words; empty if there are none.
 
-    A proof of infeasibility with respect to a hereditary oracle: what breaks alone breaks in company too, and one slot
-    is the best number for one adapter. Of equal rank and lengths only the adapter with the highest rate is asked for,
-    because the others are easier.
+    A proof of infeasibility with respect to a hereditary oracle: what breaks alone, with any number of slots, breaks in
+    company too. Of equal rank and lengths only the adapter with the highest rate is asked for, because the others are
+    easier.
     """
     problem = search.problem
     laws = length_laws(problem)
@@ -103,7 +103,11 @@ def _fits_nowhere(search: Search, left: Sequence[int]) -> str:
     types = range(len(problem.fleet.types))
     texts = _shortfalls(search, [GPULoad(t, (i,), 1) for i in hardest.values() for t in types])
     per_adapter = [texts[start : start + len(types)] for start in range(0, len(texts), len(types))]
-    broken = {i: limits for i, limits in zip(hardest.values(), per_adapter, strict=True) if all(limits)}
+    broken = {
+        i: limits
+        for i, limits in zip(hardest.values(), per_adapter, strict=True)
+        if all(limits) and not _fits_with_more_slots(search, i)
+    }
     if not broken:
         return ""
     worst, *others = broken
@@ -113,6 +117,18 @@ def _fits_nowhere(search: Search, left: Sequence[int]) -> str:
         f"no GPU type carries adapter {adapter.name} (rank {adapter.rank}, {adapter.rate:g} req/s) even alone "
         f"({'; '.join(broken[worst])}){also}"
     )
+
+
+def _fits_with_more_slots(search: Search, adapter: int) -> bool:
+    """Whether some GPU type carries the adapter alone with two slots or more, which not every oracle excludes."""
+    problem = search.problem
+    loads = [
+        GPULoad(t, (adapter,), slots)
+        for t, gpu_type in enumerate(problem.fleet.types)
+        if problem.ranks[adapter] <= max(gpu_type.profile.limits.lora_ranks)
+        for slots in range(2, gpu_type.profile.max_slots(problem.max_rank(t, (adapter,))) + 1)
+    ]
+    return bool(loads) and bool(search.judge(loads)[0].any())
 
 
 def _shortfalls(search: Search, loads: Sequence[GPULoad]) -> list[str]:

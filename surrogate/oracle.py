@@ -19,6 +19,9 @@ from loraplan.workload import Floats, Ints
 from surrogate import features, kernel
 from surrogate.model import SHIPPED, Model
 
+FEW_SLOTS = 8
+"""Loads with fewer slots, and one for each adapter, are judged as if they had up to so many, too."""
+
 Server = tuple[int, int, int]
 """GPU type, slots, max rank."""
 
@@ -91,8 +94,11 @@ class SurrogateOracle(Oracle):
         starts = server_of >= 0
         serves = starts & (totals["offered"] > 0)
         judged = self.model.judge(sums[serves], self._servers, server_of[serves])
+        score = np.zeros(ends.size)
+        score[serves] = judged.score
+        self._with_slots_to_spare(score, sums, serves & (np.diff(ends, prepend=0) <= slots), gpu_type, slots, totals)
         served = np.where(starts, 1.0, 0.0)
-        served[serves] = self._served(judged.score) * totals["accepted"][serves]
+        served[serves] = self._served(score[serves]) * totals["accepted"][serves]
 
         def figure(target: str, otherwise: float) -> Floats:
             values = np.full(ends.size, otherwise)
@@ -107,6 +113,30 @@ class SurrogateOracle(Oracle):
             ttft_s=figure("ttft_s", np.nan),
             kv_utilisation=figure("kv_utilisation", 0.0),
         )
+
+    def _with_slots_to_spare(
+        self,
+        score: Floats,
+        sums: Floats,
+        spare: NDArray[np.bool_],
+        gpu_type: Ints,
+        slots: Ints,
+        totals: NDArray[np.void],
+    ) -> None:
+        """Lower the scores of loads that have a slot for every adapter to those with more slots, up to ``FEW_SLOTS``.
+
+        More slots than adapters only cost memory and time: what fits with them fits without. So a load on few slots,
+        of which the training has seen little, is judged by what it has seen more of, too.
+        """
+        for more in range(2, FEW_SLOTS + 1):
+            rows = np.flatnonzero(spare & (slots < more))
+            if not rows.size:
+                continue
+            server_of = self._servers_of(gpu_type[rows], np.full(rows.size, more), totals["rank"][rows])
+            rows, server_of = rows[server_of >= 0], server_of[server_of >= 0]
+            if rows.size:
+                judged = self.model.judge(sums[rows], self._servers, server_of)
+                score[rows] = np.minimum(score[rows], judged.score)
 
     def _served(self, score: Floats) -> Floats:
         """The served fraction that loads of these scores reach at the risk asked for, shape (n,)."""
