@@ -42,14 +42,12 @@ def logistic_slope(score: Floats, starved: NDArray[np.bool_]) -> float:
     """
     if starved.sum() < FEWEST or (~starved).sum() < FEWEST:
         return 1.0
-    terms, weights = np.column_stack((np.ones(score.size), score)), np.array([0.0, 1.0])
+    terms, weights = np.column_stack((np.ones(score.size), score)), np.zeros(2)
     for _ in range(NEWTON_STEPS):
         said = expit(terms @ weights)
         curvature = (terms * (said * (1.0 - said))[:, None]).T @ terms
         weights = weights + np.linalg.solve(curvature + 1e-6 * np.eye(2), terms.T @ (starved - said))
-        if not 0.0 < weights[1] < 1.0:
-            return 1.0
-    return float(weights[1])
+    return float(weights[1]) if 0.0 < weights[1] < 1.0 else 1.0
 
 
 def packed_threshold(score: Floats, starved: NDArray[np.bool_], slope: float, risk: float) -> float:

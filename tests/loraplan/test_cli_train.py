@@ -77,4 +77,5 @@ def test_packages_that_are_not_installed_are_told(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "torch", None)
     result = run(tmp_path, "-o", tmp_path / "model")
     assert result.exit_code == 2
-    assert result.stderr == "error: training needs torch: pip install 'loraplan[train]'\n"
+    assert result.stderr.startswith("error: training needs torch")  # and whatever else is missing here
+    assert result.stderr.endswith(": pip install 'loraplan[train]'\n")

@@ -88,9 +88,12 @@ def test_the_folder_holds_a_model_logs_and_checkpoints(whole: Path, data: Path) 
     metrics = (whole / "logs" / "version_0" / "metrics.csv").read_text()
     assert "val_loss" in metrics
     card = Model.load(whole).card
-    rows = read_dataset(data).num_rows
+    table = read_dataset(data)
     assert card.name == "whole"
-    assert (card.data["rows"], card.data["workloads"], sum(card.data["rows_for"].values())) == (rows, 60, rows)
+    assert (card.data["rows"], card.data["workloads"]) == (table.num_rows, 60)
+    masks = split(table["workload"].to_numpy())
+    first = table["row"].to_numpy() == 0  # thresholds come from loads that are drawn from all there are
+    assert tuple(card.data["rows_for"].values()) == (masks[0].sum(), masks[1].sum(), (masks[2] & first).sum())
     assert list(card.data["profiles"]) == ["h100-64gb/llama-3.1-8b", "h100-64gb/qwen-2.5-7b"]
     assert card.settings == SETTINGS.model_dump(mode="json")
     assert {"accuracy", "macro_f1", "throughput_mape", "itl_mape", "ttft_median_ape"} <= card.errors.keys()
@@ -104,7 +107,8 @@ def test_range_and_thresholds_are_those_of_their_rows(whole: Path) -> None:
     assert not model.outside(known.inputs, known.context).any()
     values = np.concatenate((known.inputs, known.context), axis=1)
     np.testing.assert_allclose(model.card.high, values.max(0))
-    judged = model.judge_examples(examples.select(for_calibration))
+    first = np.diff(examples.workload, prepend=-1) > 0
+    judged = model.judge_examples(examples.select(for_calibration & first))
     np.testing.assert_allclose(model.calibration.score, judged.score, rtol=1e-5)
     assert model.calibration.packed_score.size == 0
 
@@ -160,15 +164,19 @@ def test_another_dataset_or_setting_is_refused(model: Path, data: Path, tmp_path
     assert "\n" not in str(error.value)
 
 
-def test_rows_of_other_parts_go_where_their_workload_goes(data: Path, tmp_path: Path) -> None:
+def test_half_of_the_packed_rows_set_thresholds_and_the_others_train(data: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(data, tmp_path / "other"))
     table = read_dataset(data).drop_columns("part")
     append_rows(other, "packed", table.to_pylist())
-    card = training.train(other, tmp_path / "model", SETTINGS.model_copy(update={"epochs": 1})).card
-    assert card.data["parts"] == {"packed": table.num_rows}
-    calibration = Model.load(tmp_path / "model").calibration
-    assert calibration.packed_score.size == calibration.score.size == split(table["workload"].to_numpy())[2].sum()
-    np.testing.assert_array_equal(calibration.packed_score, calibration.score)
+    settings = SETTINGS.model_copy(update={"epochs": 1})
+    card = training.train(other, tmp_path / "model", settings).card
+    plain = training.train(other, tmp_path / "plain", settings, parts=()).card
+    assert (card.data["parts"], plain.data["parts"]) == ({"packed": table.num_rows}, {})
+    odd = int((table["workload"].to_numpy() % 2 == 1).sum())
+    more = {name: count - plain.data["rows_for"][name] for name, count in card.data["rows_for"].items()}
+    assert more == {"training": table.num_rows - odd, "validation": 0, "calibration": odd}
+    assert Model.load(tmp_path / "model").calibration.packed_score.size == odd
+    assert Model.load(tmp_path / "plain").calibration.packed_score.size == 0
 
 
 @pytest.mark.parametrize("content", [b"", b"half a checkpoint"])
