@@ -154,3 +154,24 @@ def locked(path: Path, what: str) -> Iterator[None]:
         raise BadInputError(f"{what}: another process writes to it; wait for it, or stop it") from None
     except PermissionError as error:
         raise BadInputError(f"{what}: {error.strerror}") from None
+
+
+def make_folder(folder: Path, what: str) -> set[str]:
+    """Make a folder, if it is not there, in one that is; the names in it.
+
+    Args:
+        folder: the folder.
+        what: how messages name it.
+
+    Raises:
+        BadInputError: something else is there, the folder above is not, or it cannot be made or read.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+        return {path.name for path in folder.iterdir()}
+    except FileExistsError:
+        raise BadInputError(f"{what} {folder}: it is not a folder") from None
+    except FileNotFoundError:
+        raise BadInputError(f"{what} {folder}: there is no folder {folder.parent}") from None
+    except OSError as error:
+        raise BadInputError(f"{what} {folder}: {error.strerror or error}") from None

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from loraplan.errors import BadInputError
+from loraplan.files import make_folder
 from loraplan.oracle import Oracle
 from loraplan.problem import Fleet, GPUType, Problem
 from loraplan.profiles import Profile, load_profile
@@ -25,11 +25,11 @@ from solvers.best_fit import BestFit, BestFitParams
 from surrogate import sampling
 from surrogate.dataset import append_rows, read_dataset
 from surrogate.design import Design, Load, critical_rates, deal, turned
-from surrogate.examples import STARVED_BELOW
 from surrogate.manifest import read_manifest
 from surrogate.model import Card, Model
 from surrogate.oracle import SurrogateOracle, SurrogateParams
 from surrogate.settings import TrainSettings
+from twin.agreement import STARVED_BELOW
 from twin.batch import spread
 
 OnProgress = Callable[[int, int, int, float], None]
@@ -159,10 +159,7 @@ def train_in_rounds(
     """
     from surrogate import training  # torch takes seconds to import
 
-    try:
-        out.mkdir(exist_ok=True)
-    except OSError as error:
-        raise BadInputError(f"model {out}: {error.strerror or error}") from None
+    make_folder(out, "model")
 
     def train(number: int, settings: TrainSettings, parts: Sequence[str], start: Model | None) -> None:
         with stage(f"round {number}: training") as advance:

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from loraplan.errors import BadInputError
 from loraplan.files import write_bytes
 from loraplan.workload import Floats
-from surrogate.examples import STARVED_BELOW
 from surrogate.scores import RANDOM, Said, adapters_of, groups_of
 from surrogate.split import split
+from twin.agreement import STARVED_BELOW
 
 FEATURES = ("rate_sum", "rate_std", "rank_max", "rank_mean", "rank_std", "slots", "adapters")
 OUTPUTS = ("throughput_tok_s", "itl_ms", "served_fraction")

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from loraplan.errors import BadInputError, LoraplanError
-from loraplan.files import locked, write_bytes
+from loraplan.files import locked, make_folder, write_bytes
 from loraplan.profiles import first_problem
 from surrogate.design import Design, rows_of
 from surrogate.executors import Executor, opened
@@ -183,15 +183,7 @@ def _ignore(done: int, total: int, rows: int) -> None:
 
 def _make_folder(folder: Path) -> None:
     """Make the folder of a dataset, unless there is something else."""
-    try:
-        folder.mkdir(exist_ok=True)
-        names = {path.name for path in folder.iterdir()}
-    except FileExistsError:
-        raise BadInputError(f"dataset {folder}: it is not a folder") from None
-    except FileNotFoundError:
-        raise BadInputError(f"dataset {folder}: there is no folder {folder.parent}") from None
-    except OSError as error:
-        raise BadInputError(f"dataset {folder}: {error.strerror or error}") from None
+    names = make_folder(folder, "dataset")
     foreign = [name for name in names if name != LOCK and not TEMPORARY_FILE.fullmatch(name)]
     if foreign and MANIFEST not in names:
         raise BadInputError(

@@ -23,6 +23,7 @@ from loraplan.problem import Fleet, GPULoad, GPUType, Problem
 from loraplan.profiles import Positive, Profile, load_profile
 from loraplan.workload import Adapter, Floats, Ints, Lengths, RateWorkload
 from surrogate import sampling
+from twin.agreement import STARVED_BELOW
 from twin.batch import Simulation
 from twin.fluid import FluidOracle, FluidParams
 from twin.measured import MAX_OUTSTANDING
@@ -30,7 +31,6 @@ from twin.measured import MAX_OUTSTANDING
 SLOTS = (4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 448, 512, 640, 768)
 """Slots that loads have, beside one for each adapter."""
 
-STARVED_BELOW = 0.9
 LOADS_OF_A_SEARCH = 3
 MOST_REQUESTS_PER_S = 700.0
 """Offered at most; as much as the published loads with the most traffic."""

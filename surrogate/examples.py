@@ -14,8 +14,6 @@ from loraplan.workload import Floats, Ints
 from surrogate import features, kernel
 
 TARGETS = ("served_fraction", "itl_ms", "ttft_s", "kv_utilisation")
-STARVED_BELOW = 0.9
-"""The served fraction at which the margin is trained."""
 
 
 @dataclass(frozen=True, eq=False)

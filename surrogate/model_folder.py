@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from loraplan.errors import BadInputError
-from loraplan.files import locked, write_text
+from loraplan.files import locked, make_folder, write_text
 from surrogate.manifest import Manifest
 from surrogate.model import CARD, SHAPES, WEIGHTS, Model
 from surrogate.settings import TrainSettings
@@ -43,15 +43,7 @@ def begun(folder: Path, made_from: Mapping[str, Any]) -> Iterator[None]:
     Raises:
         BadInputError: it was begun with something else, or holds something else; another process trains there.
     """
-    try:
-        folder.mkdir(exist_ok=True)
-        names = {path.name for path in folder.iterdir()}
-    except FileExistsError:
-        raise BadInputError(f"model {folder}: it is not a folder") from None
-    except FileNotFoundError:
-        raise BadInputError(f"model {folder}: there is no folder {folder.parent}") from None
-    except OSError as error:
-        raise BadInputError(f"model {folder}: {error.strerror or error}") from None
+    names = make_folder(folder, "model")
     foreign = [name for name in names if name != LOCK and not name.startswith(f".{BEGUN}.")]
     if foreign and BEGUN not in names:
         raise BadInputError(

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from surrogate.batches import Batch, generator
-from surrogate.examples import STARVED_BELOW, Examples
+from surrogate.examples import Examples
 from surrogate.features import QUANTILES
 from surrogate.network import Surrogate
 from surrogate.settings import TrainSettings
+from twin.agreement import STARVED_BELOW
 
 DECAYING = ("margin.hyper.", "margin.sharpness.")
 """Networks of the context: few servers are known, so their weights are kept small."""

@@ -18,9 +18,9 @@ from loraplan.errors import BadInputError
 from loraplan.profiles import load_profile
 from loraplan.workload import Floats, Ints
 from surrogate.calibration import Calibration
-from surrogate.examples import STARVED_BELOW, TARGETS
+from surrogate.examples import TARGETS
 from surrogate.model import Judged
-from twin.agreement import Errors, errors, labels, mean
+from twin.agreement import STARVED_BELOW, Errors, errors, labels, mean
 from twin.fidelity import Scores
 
 FIGURES = {

@@ -12,9 +12,9 @@ from loraplan.capacity import Capacity
 from loraplan.capacity_check import Replayed, TwinCheck
 from surrogate.calibration import Calibration
 from surrogate.evaluation import Evaluation, Unseen
-from surrogate.examples import STARVED_BELOW, TARGETS
+from surrogate.examples import TARGETS
 from surrogate.scores import acceptance
-from twin.agreement import mean
+from twin.agreement import STARVED_BELOW, mean
 
 PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("requests", (("running", "running"), ("waiting", "waiting"))),
