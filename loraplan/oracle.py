@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from loraplan.constraints import Constraints
 from loraplan.problem import GPULoad, Problem
 from loraplan.registry import Registry
 from loraplan.workload import Floats
@@ -26,6 +28,12 @@ class Predictions:
         itl_ms: mean inter-token latency; nan if nothing was served.
         ttft_s: mean time to first token; nan if nothing was served.
         kv_utilisation: time-mean of the share of KV cache in use, 0 to 1.
+        ttft_p95_s: 95th percentile of the time to first token. Of an oracle that predicts only the mean, what it is if
+            waits are exponential: ln(20) times the mean, more than of waits that vary less.
+        itl_p95_ms: 95th percentile of the gaps between tokens; nan of an oracle that predicts only the mean.
+        adapter_served_fraction: served fraction of the adapter served worst; that of the load if the oracle does not
+            tell adapters apart.
+        headroom: the factor on all rates up to which the load is not starved; nan unless it was asked for.
     """
 
     starts: NDArray[np.bool_]
@@ -34,6 +42,22 @@ class Predictions:
     itl_ms: Floats
     ttft_s: Floats
     kv_utilisation: Floats
+    ttft_p95_s: Floats = None  # type: ignore[assignment] # filled in below
+    itl_p95_ms: Floats = None  # type: ignore[assignment]
+    adapter_served_fraction: Floats = None  # type: ignore[assignment]
+    headroom: Floats = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        """Fill in what the oracle does not say."""
+        unknown = np.full(self.starts.shape, np.nan)
+        for name, value in (
+            ("ttft_p95_s", math.log(20.0) * self.ttft_s),
+            ("itl_p95_ms", unknown),
+            ("adapter_served_fraction", self.served_fraction),
+            ("headroom", unknown),
+        ):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
         """Number of GPU loads."""
@@ -42,6 +66,27 @@ class Predictions:
     def starved(self, limit: float) -> NDArray[np.bool_]:
         """Which loads serve less than ``limit`` of what arrives, or do not start; shape (n,)."""
         return ~self.starts | (self.served_fraction < limit)
+
+    def keeps(self, limits: Constraints) -> NDArray[np.bool_]:
+        """Which loads keep all limits on predicted figures; shape (n,). Nobody waits where nothing comes."""
+        kept = ~self.starved(limits.served_fraction)
+        if limits.adapter_served_fraction is not None:
+            kept &= ~(self.adapter_served_fraction < limits.adapter_served_fraction)
+        if limits.itl_ms is not None:
+            kept &= ~(self.itl_ms > limits.itl_ms)
+        if limits.ttft_p95_s is not None:
+            kept &= ~(self.ttft_p95_s > limits.ttft_p95_s)
+        return kept
+
+    @classmethod
+    def none(cls) -> Predictions:
+        """What an oracle says of no load."""
+        nothing = np.zeros(0)
+        return cls(np.zeros(0, np.bool_), *[nothing] * 5)
+
+    def select(self, rows: NDArray[np.intp]) -> Predictions:
+        """Those loads."""
+        return Predictions(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 class Oracle(ABC):

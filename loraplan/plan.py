@@ -38,6 +38,7 @@ class Predicted(_Part):
     throughput_tok_s: NonNegative = Field(description="prompt and output tokens/s")
     itl_ms: NonNegative | None = Field(description="mean inter-token latency, ms")
     ttft_s: NonNegative | None = Field(description="mean time to first token, s")
+    ttft_p95_s: NonNegative | None = Field(default=None, description="its 95th percentile, s")
     kv_utilisation: NonNegative = Field(description="time-mean share of the KV cache in use")
     outside: tuple[str, ...] = Field(
         default=(), description="what of this load is out of the range that the oracle knows: it extrapolates there"
@@ -52,6 +53,7 @@ class PlannedGPU(_Part):
     slots: int = Field(gt=0, description="--max-loras")
     max_rank: int = Field(gt=0, description="--max-lora-rank")
     adapters: tuple[PlannedAdapter, ...] = Field(min_length=1)
+    cost: float | None = Field(default=None, description="what this GPU adds to the objective")
     predicted: Predicted
 
 
@@ -102,6 +104,9 @@ class Plan(_Part):
     objective: ObjectiveValue
     gpus: tuple[PlannedGPU, ...]
     unplaced: tuple[str, ...] = Field(default=(), description="adapters on no GPU; empty if the plan is complete")
+    fallbacks: dict[str, dict[str, str]] = Field(
+        default_factory=dict, description="GPU -> its adapters -> the GPU that takes each over if that GPU is lost"
+    )
     solver: SolverRecord
     oracle: OracleRecord
     provenance: Provenance

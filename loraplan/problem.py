@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from loraplan.errors import BadInputError
+from loraplan.constraints import Constraints
+from loraplan.errors import BadInputError, did_you_mean
 from loraplan.profiles import Profile, load_profile
 from loraplan.workload import Adapter, Floats, Ints, Lengths
 
 
 @dataclass(frozen=True, slots=True)
 class GPUType:
-    """One kind of server on offer: its profile and how many of it there are."""
+    """One kind of server on offer: its profile, how many of it there are, what an hour of one costs."""
 
     profile: Profile
     count: int
+    price_per_hour: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the count."""
+        """Check the count and the price."""
         if self.count < 1:
             raise BadInputError(f"fleet: count of {self.profile.name} must be at least 1 (got {self.count})")
+        price = self.price_per_hour
+        if price is not None and not 0 <= price < math.inf:
+            raise BadInputError(f"fleet: price_per_hour of {self.profile.name} must be at least 0 (got {price})")
 
 
 @dataclass(frozen=True)
@@ -46,22 +53,6 @@ class Fleet:
     def count(self) -> int:
         """Number of GPUs of all types together."""
         return sum(gpu_type.count for gpu_type in self.types)
-
-
-@dataclass(frozen=True, slots=True)
-class Constraints:
-    """What every GPU of a plan must keep.
-
-    Attributes:
-        served_fraction: below this share of the tokens that arrive, a GPU is starved (arXiv 2602.24044 uses 0.9).
-    """
-
-    served_fraction: float = 0.9
-
-    def __post_init__(self) -> None:
-        """Check the bound."""
-        if not 0 < self.served_fraction <= 1:
-            raise BadInputError(f"constraints: served_fraction must be in (0, 1] (got {self.served_fraction})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +89,93 @@ class Problem:
             raise BadInputError(
                 f"adapter {widest.name}: rank {widest.rank} is above {largest}, the largest --max-lora-rank on offer"
             )
+        self._check_names()
+        self._check_latency()
+
+    def _check_names(self) -> None:
+        limits, known = self.constraints, self.index
+        for constraint, name in limits.named:
+            if name not in known:
+                raise BadInputError(f"constraints: {constraint}: unknown adapter {name!r}{did_you_mean(name, known)}")
+        profiles = [gpu_type.profile.name for gpu_type in self.fleet.types]
+        for adapter, pinned in limits.pins.items():
+            for profile in set(pinned) - set(profiles):
+                raise BadInputError(
+                    f"constraints: pins: adapter {adapter} is pinned to {profile!r}, which is not in the fleet"
+                    f"{did_you_mean(profile, profiles)}"
+                )
+        together = {i: unit for unit in self.units for i in unit}
+        for group in self.separate:
+            for unit, times in Counter(together[i] for i in group).items():
+                if times > 1:
+                    first, second = (self.adapters[i].name for i in unit if i in group)
+                    raise BadInputError(f"constraints: adapters {first} and {second} are to be together and separate")
+        for unit in self.units:
+            if self.constraints.pins and not self.types_of(unit):
+                names = ", ".join(self.adapters[i].name for i in unit)
+                raise BadInputError(f"constraints: pins leave no GPU type of the fleet for {names}, which go together")
+            if limits.max_adapters is not None and len(unit) > limits.max_adapters:
+                raise BadInputError(
+                    f"constraints: {len(unit)} adapters are to be together, but max_adapters is {limits.max_adapters}"
+                )
+
+    def _check_latency(self) -> None:
+        fastest = min((t.profile for t in self.fleet.types), key=lambda profile: profile.step_ms.base)
+        base, limits = fastest.step_ms.base, self.constraints
+        for name, value in (("itl_ms", limits.itl_ms), ("ttft_p95_s", limits.ttft_p95_s)):
+            least = base if name == "itl_ms" else 1e-3 * base
+            if value is not None and value < least:
+                raise BadInputError(
+                    f"constraints: {name} {value:g} is below {least:.4g}, a step of an empty server of {fastest.name}: "
+                    "no load keeps it"
+                )
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Adapters by name."""
+        return {adapter.name: i for i, adapter in enumerate(self.adapters)}
+
+    @cached_property
+    def separate(self) -> tuple[tuple[int, ...], ...]:
+        """Adapters of which no two share a GPU, group by group."""
+        return tuple(tuple(sorted(self.index[name] for name in group)) for group in self.constraints.separate)
+
+    @cached_property
+    def units(self) -> tuple[tuple[int, ...], ...]:
+        """What is placed as a whole, by its first adapter: groups that go together, every other adapter by itself."""
+        unit_of: dict[int, tuple[int, ...]] = {i: (i,) for i in range(len(self.adapters))}
+        for group in self.constraints.together:
+            merged = tuple(sorted({i for name in group for i in unit_of[self.index[name]]}))
+            unit_of.update(dict.fromkeys(merged, merged))
+        return tuple(sorted(set(unit_of.values())))
+
+    def types_of(self, unit: Sequence[int]) -> tuple[int, ...]:
+        """The GPU types on which the adapters of ``unit`` may all be."""
+        pins = [self.constraints.pins.get(self.adapters[i].name) for i in unit] if self.constraints.pins else []
+        types = enumerate(self.fleet.types)
+        return tuple(t for t, kind in types if all(pin is None or kind.profile.name in pin for pin in pins))
+
+    def allows(self, load: GPULoad) -> bool:
+        """Whether ``load`` keeps what needs no oracle to tell: pins, separate groups, the number of adapters."""
+        limits = self.constraints
+        if limits.max_adapters is not None and len(load.adapters) > limits.max_adapters:
+            return False
+        if limits.pins and load.gpu_type not in self.types_of(load.adapters):
+            return False
+        return not self.separate or not any(len(group.intersection(load.adapters)) > 1 for group in self._apart)
+
+    @cached_property
+    def _apart(self) -> tuple[frozenset[int], ...]:
+        return tuple(map(frozenset, self.separate))
+
+    @property
+    def gpus(self) -> int:
+        """Most GPUs that a plan may use."""
+        return min(self.fleet.count, self.constraints.max_gpus or self.fleet.count)
+
+    def scaled(self, factor: float) -> Problem:
+        """The same with every rate multiplied by ``factor``."""
+        return replace(self, adapters=tuple(replace(a, rate=a.rate * factor) for a in self.adapters))
 
     @cached_property
     def ranks(self) -> Ints:
@@ -186,14 +264,15 @@ class ProblemBuilder:
         self._adapters.append(Adapter(name, rank, rate, lengths))
         return self
 
-    def gpus(self, profile: Profile | str, count: int) -> ProblemBuilder:
+    def gpus(self, profile: Profile | str, count: int, price_per_hour: float | None = None) -> ProblemBuilder:
         """Put ``count`` GPUs on offer; ``profile`` is a Profile, a registered name or a YAML file."""
-        self._types.append(GPUType(load_profile(profile) if isinstance(profile, str) else profile, count))
+        loaded = load_profile(profile) if isinstance(profile, str) else profile
+        self._types.append(GPUType(loaded, count, price_per_hour))
         return self
 
-    def constraints(self, served_fraction: float) -> ProblemBuilder:
-        """Replace the constraints."""
-        self._constraints = Constraints(served_fraction)
+    def constraints(self, served_fraction: float = 0.9, **limits: Any) -> ProblemBuilder:
+        """Replace the constraints; ``limits`` are further attributes of `Constraints`."""
+        self._constraints = Constraints(served_fraction, **limits)
         return self
 
     def build(self) -> Problem:

@@ -96,6 +96,58 @@ class Registry(Generic[T]):
                 raise BadInputError(f"plugin {origin}: {error}; uninstall one of them") from None
 
 
+Spec = str | Mapping[str, Any]
+"""A registered name, or a mapping of ``name`` and the settings of what it names."""
+
+
+def in_full(spec: Any) -> Any:
+    """A `Spec` as a mapping of ``name`` and ``params``; what is none is returned as it is.
+
+    Raises:
+        ValueError: settings stand both beside the name and in ``params``.
+    """
+    if isinstance(spec, str):
+        return {"name": spec}
+    if not isinstance(spec, Mapping):
+        return spec
+    beside = {key: value for key, value in spec.items() if key not in ("name", "params")}
+    if beside and spec.get("params"):
+        raise ValueError("settings stand beside the name or in params, not both")
+    named = {key: value for key, value in spec.items() if key in ("name", "params")}
+    return named | {"params": beside} if beside else named
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A plugin that a name stood for: its class and its settings."""
+
+    name: str
+    kind: Any
+    params: Any
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings as plain data."""
+        return asdict(self.params)
+
+
+def choose(registry: Registry[Any], spec: Spec) -> Chosen:
+    """Look ``spec`` up and check its settings.
+
+    Raises:
+        BadInputError: the name or a setting is unknown, or a setting has the wrong type.
+    """
+    try:
+        full = in_full(spec)
+        name, params = full["name"], full.get("params") or {}
+        if not (isinstance(name, str) and isinstance(params, Mapping) and set(full) <= {"name", "params"}):
+            raise TypeError
+    except (TypeError, KeyError, ValueError):
+        raise BadInputError(f"{registry.kind}: expected a name, or a mapping with a name (got {spec!r:.80})") from None
+    kind = registry.get(name)
+    return Chosen(name, kind, make_params(kind.Params, params, f"{registry.kind} {name!r}"))
+
+
 def make_params(params_type: type[T], given: Mapping[str, Any], owner: str) -> T:
     """Build a plugin's frozen params dataclass from the settings a user gave.
 
@@ -120,8 +172,3 @@ def make_params(params_type: type[T], given: Mapping[str, Any], owner: str) -> T
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BadInputError(f"{owner}, setting {where}: {first['msg']} (got {first['input']!r})") from None
-
-
-def params_dict(params: object) -> dict[str, Any]:
-    """The settings of a plugin as plain data, for a plan's record."""
-    return asdict(cast("Any", params))

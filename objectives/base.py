@@ -21,8 +21,11 @@ class Objective(ABC):
     Params: ClassVar[type[Any]]
     """Frozen dataclass of the objective's settings."""
 
-    unit: ClassVar[str]
-    """What one unit of cost is, for tables."""
+    unit: str
+    """What one unit of cost is, for tables; of the class, or set from the params."""
+
+    needs_headroom: bool = False
+    """Whether ``gpu_costs`` reads ``predicted.headroom``, which takes several predictions to find."""
 
     @abstractmethod
     def __init__(self, params: Any) -> None:
@@ -30,4 +33,8 @@ class Objective(ABC):
 
     @abstractmethod
     def gpu_costs(self, problem: Problem, loads: Sequence[GPULoad], predicted: Predictions) -> Floats:
-        """Cost of each load, shape (loads,)."""
+        """Cost of each load, shape (loads,), at least 0.
+
+        Raises:
+            BadInputError: the problem lacks what the objective needs (a price, say).
+        """

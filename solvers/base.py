@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any, ClassVar, Literal
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from loraplan.errors import LoraplanError
 from loraplan.oracle import Oracle, Predictions
 from loraplan.problem import GPULoad, Problem
+from loraplan.workload import Floats
 from objectives.base import Objective
 
 Status = Literal["optimal", "feasible", "infeasible", "unknown"]
@@ -54,6 +55,8 @@ class Search:
     Attributes:
         deadline: ``time.monotonic()`` after which to stop; None for no limit.
         on_progress: called by ``publish`` with (adapters placed, adapters in all, GPUs in use).
+        headroom: says how far loads are from starving (`loraplan.headroom`), for objectives that ask for it.
+        start: GPUs of a plan to begin with, for solvers that improve one; it may have become infeasible.
     """
 
     problem: Problem
@@ -62,6 +65,8 @@ class Search:
     seed: int
     deadline: float | None = None
     on_progress: Callable[[int, int, int], None] | None = None
+    headroom: Callable[[Sequence[GPULoad]], Floats] | None = None
+    start: tuple[GPULoad, ...] = ()
     incumbent: tuple[GPULoad, ...] = field(default=(), init=False)
 
     def check(self) -> None:
@@ -80,7 +85,19 @@ class Search:
         """Which loads keep the constraints, shape (loads,), and what the oracle says of them."""
         self.check()
         predicted = self.oracle.predict(loads)
-        return ~predicted.starved(self.problem.constraints.served_fraction), predicted
+        allowed = np.fromiter(map(self.problem.allows, loads), np.bool_, len(loads))
+        return allowed & predicted.keeps(self.problem.constraints), predicted
+
+    def costs(self, loads: Sequence[GPULoad], predicted: Predictions) -> Floats:
+        """What each load costs, shape (loads,)."""
+        if self.objective.needs_headroom and self.headroom is not None:
+            predicted = replace(predicted, headroom=self.headroom(loads))
+        return self.objective.gpu_costs(self.problem, loads, predicted)
+
+    @property
+    def hereditary(self) -> bool:
+        """Whether taking an adapter away never makes a load break a limit."""
+        return self.oracle.hereditary and not self.problem.constraints.latency
 
 
 def complaint(problem: Problem, solution: Solution) -> str:
@@ -96,12 +113,18 @@ def complaint(problem: Problem, solution: Solution) -> str:
         return f"it is called {solution.status}, but {total - len(times)} of {total} adapters are not placed"
     if not all(load.adapters and load.slots >= 1 for load in solution.loads):
         return "a GPU in use has no adapter or no slot"
+    gpu_of = {i: row for row, load in enumerate(solution.loads) for i in load.adapters}
+    torn = next((unit for unit in problem.units if len({gpu_of.get(i) for i in unit}) > 1), None)
+    if torn is not None:
+        return f"it does not put {', '.join(problem.adapters[i].name for i in torn)} on one GPU"
     for index, count in Counter(load.gpu_type for load in solution.loads).items():
         if not 0 <= index < len(problem.fleet.types):
             return f"it uses GPU type {index}, which the fleet does not have"
         gpu_type = problem.fleet.types[index]
         if count > gpu_type.count:
             return f"it uses {count} of {gpu_type.count} {gpu_type.profile.name}"
+    if len(solution.loads) > problem.gpus:
+        return f"it uses {len(solution.loads)} of {problem.gpus} GPUs"
     return ""
 
 

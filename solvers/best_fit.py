@@ -9,14 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from loraplan.errors import BadInputError
-from loraplan.problem import GPULoad
+from loraplan.problem import GPULoad, Problem
 from solvers.base import Search, Solution, Solver
-from solvers.construction import SlotChoices, conclude, length_laws
+from solvers.construction import Kind, SlotChoices, Stock, conclude, kinds_of_units
 
 PUBLISH_EVERY = 16
-
-_Kind = tuple[int, float, int]
-"""Rank, rate and length law: an oracle cannot tell two adapters of one kind apart."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class _GPU:
     load: GPULoad
     max_rank: int = 0
     itl_ms: float = 0.0
-    refused: set[_Kind] = field(default_factory=set)
+    refused: set[Kind] = field(default_factory=set)
     in_reach: set[int] = field(default_factory=set)
     ruled_out: set[int] = field(default_factory=set)
 
@@ -73,39 +70,48 @@ class BestFit(Solver):
     def solve(self, search: Search) -> Solution:
         """Place every adapter that some GPU takes."""
         problem = search.problem
-        kinds = [(a.rank, a.rate, law) for a, law in zip(problem.adapters, length_laws(problem), strict=True)]
-        choices = SlotChoices(problem, self._slots)
-        spare = [gpu_type.count for gpu_type in problem.fleet.types]
-        empty = {t: _GPU(GPULoad(t, (), 0)) for t in range(len(spare))}
+        kinds = dict(zip(problem.units, kinds_of_units(problem), strict=True))
+        choices, stock = SlotChoices(problem, self._slots), Stock(problem)
+        empty = {t: _GPU(GPULoad(t, (), 0)) for t in stock.types()}
         used: list[_GPU] = []
         left: list[int] = []
-        order = sorted(range(len(kinds)), key=lambda i: (-kinds[i][0], -kinds[i][1]))
-        for seen, i in enumerate(order):
-            offers = [*sorted(used, key=lambda gpu: -gpu.itl_ms), *(empty[t] for t in sorted(empty))]
-            taker = next((gpu for gpu in offers if _takes(search, choices, gpu, i, kinds[i])), None)
+        for seen, unit in enumerate(decreasing(problem)):
+            offers = [*sorted(used, key=lambda gpu: -gpu.itl_ms), *(empty[t] for t in stock.types())]
+            taker = next((gpu for gpu in offers if _takes(search, choices, gpu, unit, kinds[unit])), None)
             if taker is None:
-                left.append(i)
-            elif len(taker.load.adapters) == 1:  # it was empty
-                t, taker.max_rank = taker.load.gpu_type, kinds[i][0]
-                used.append(empty.pop(t))
-                spare[t] -= 1
-                if spare[t]:
-                    empty[t] = _GPU(GPULoad(t, (), 0))
+                left += unit
+            elif len(taker.load.adapters) == len(unit):  # it was empty
+                t = taker.load.gpu_type
+                used.append(taker)
+                stock.take(t)
+                empty[t] = _GPU(GPULoad(t, (), 0))
             if seen % PUBLISH_EVERY == 0:
                 search.publish([gpu.load for gpu in used])
-        refused = [GPULoad(t, (left[0],), min(self._slots or (1,))) for t in sorted(empty)] if left else []
+        refused = [GPULoad(t, (left[0],), min(self._slots or (1,))) for t in stock.types()] if left else []
         return conclude(search, "best_fit", [gpu.load for gpu in used], left, refused)
 
 
-def _takes(search: Search, choices: SlotChoices, gpu: _GPU, adapter: int, kind: _Kind) -> bool:
-    """Put ``adapter`` on ``gpu`` if the constraints allow it, with its current slots or else those of lowest ITL."""
+def decreasing(problem: Problem) -> list[tuple[int, ...]]:
+    """The units by descending rank, those of equal rank by descending rate."""
+
+    def size(unit: tuple[int, ...]) -> tuple[int, float]:
+        adapters = [problem.adapters[i] for i in unit]
+        return -max(a.rank for a in adapters), -sum(a.rate for a in adapters)
+
+    return sorted(problem.units, key=size)
+
+
+def _takes(search: Search, choices: SlotChoices, gpu: _GPU, unit: tuple[int, ...], kind: Kind) -> bool:
+    """Put ``unit`` on ``gpu`` if the constraints allow it, with its current slots or else those of lowest ITL."""
     if kind in gpu.refused:
         return False
-    adapters = tuple(sorted((*gpu.load.adapters, adapter)))
+    adapters = tuple(sorted((*gpu.load.adapters, *unit)))
     if gpu.load.adapters and _try(search, gpu, adapters, [gpu.load.slots]):
         return True
-    values = choices.on(gpu.load.gpu_type, gpu.max_rank or kind[0], len(adapters))
+    max_rank = max(gpu.max_rank, *(int(search.problem.ranks[i]) for i in unit))
+    values = choices.on(gpu.load.gpu_type, max_rank, len(adapters))
     if _try(search, gpu, adapters, _alternatives(search, gpu, values)):
+        gpu.max_rank = max_rank
         return True
     gpu.refused.add(kind)
     return False

@@ -8,6 +8,7 @@ from functools import cache
 
 import numpy as np
 
+from loraplan.oracle import Predictions
 from loraplan.problem import GPULoad, Problem
 from solvers.base import Search, Solution
 
@@ -37,6 +38,39 @@ class SlotChoices:
     def _ask_starts(self, gpu_type: int, max_rank: int, slots: int) -> bool:
         profile = self._problem.fleet.types[gpu_type].profile
         return max_rank <= max(profile.limits.lora_ranks) and profile.starts(slots, profile.server_rank(max_rank))
+
+
+class Stock:
+    """The GPUs not yet in use."""
+
+    def __init__(self, problem: Problem) -> None:
+        """All that ``problem`` offers."""
+        self._spare = [gpu_type.count for gpu_type in problem.fleet.types]
+        self._left = problem.gpus
+
+    def types(self) -> list[int]:
+        """The types of which another GPU may be used, in the fleet's order."""
+        return [t for t, count in enumerate(self._spare) if count] if self._left else []
+
+    def take(self, gpu_type: int) -> None:
+        """Use one."""
+        self._spare[gpu_type] -= 1
+        self._left -= 1
+
+
+Kind = tuple[object, ...]
+
+
+def kinds_of_units(problem: Problem) -> list[Kind]:
+    """For each of ``problem.units`` what it is like: nothing can tell two units of one kind apart."""
+    laws = length_laws(problem)
+    alone = {i for group in problem.separate for i in group}
+    kinds: list[Kind] = []
+    for unit in problem.units:
+        members = sorted((problem.adapters[i].rank, problem.adapters[i].rate, laws[i]) for i in unit)
+        apart = tuple(i for i in unit if i in alone)
+        kinds.append((tuple(members), problem.types_of(unit), apart))
+    return kinds
 
 
 def length_laws(problem: Problem) -> list[int]:
@@ -73,7 +107,7 @@ def conclude(
         return Solution("feasible", tuple(loads))
     proof = _fits_nowhere(search, left)
     if proof:
-        return Solution("infeasible" if search.oracle.hereditary else "unknown", tuple(loads), reason=proof)
+        return Solution("infeasible" if search.hereditary else "unknown", tuple(loads), reason=proof)
     problem = search.problem
     reason = f"{solver}: {len(left)} of {len(problem.adapters)} adapters (first: {_names(problem, left)}) were left"
     if refused:
@@ -82,51 +116,56 @@ def conclude(
         limits = "; ".join(text for text in _shortfalls(search, refused) if text)
         reason += f": an empty GPU does not take {what} ({limits}){hint}"
     else:
-        gpus = problem.fleet.count
+        gpus = problem.gpus
         which = "the only GPU" if gpus == 1 else f"all {gpus} GPUs"
         reason += f" when {which} of the fleet {'was' if gpus == 1 else 'were'} used"
     return Solution("unknown", tuple(loads), reason=reason)
 
 
 def _fits_nowhere(search: Search, left: Sequence[int]) -> str:
-    """Which adapters no GPU type carries even alone, in words; empty if there are none.
+    """Which adapters no GPU type carries even alone (or with those they go with), in words; empty if there are none.
 
     A proof of infeasibility with respect to a hereditary oracle: what breaks alone, with any number of slots, breaks in
-    company too. Of equal rank and lengths only the adapter with the highest rate is asked for, because the others are
-    easier.
+    company too. Of units of equal ranks and lengths only the one with the highest rates is asked for, because the
+    others are easier.
     """
     problem = search.problem
-    laws = length_laws(problem)
-    hardest: dict[tuple[int, int], int] = {}
-    for i in sorted(left, key=lambda i: problem.adapters[i].rate):
-        hardest[problem.adapters[i].rank, laws[i]] = i
-    types = range(len(problem.fleet.types))
-    texts = _shortfalls(search, [GPULoad(t, (i,), 1) for i in hardest.values() for t in types])
-    per_adapter = [texts[start : start + len(types)] for start in range(0, len(texts), len(types))]
+    laws, missing = length_laws(problem), set(left)
+    hardest: dict[object, tuple[int, ...]] = {}
+    units = [unit for unit in problem.units if missing.issuperset(unit)]
+    for unit in sorted(units, key=lambda unit: max(problem.adapters[i].rate for i in unit)):
+        kind = tuple(sorted((problem.adapters[i].rank, laws[i]) for i in unit)), problem.types_of(unit)
+        hardest[kind if len(unit) == 1 else unit] = unit
+    asked = [GPULoad(t, unit, len(unit)) for unit in hardest.values() for t in problem.types_of(unit)]
+    texts = dict(zip(asked, _shortfalls(search, asked), strict=True))
     broken = {
-        i: limits
-        for i, limits in zip(hardest.values(), per_adapter, strict=True)
-        if all(limits) and not _fits_with_more_slots(search, i)
+        unit: limits
+        for unit in hardest.values()
+        if all(limits := [texts[load] for load in asked if load.adapters == unit])
+        and not _fits_with_other_slots(search, unit)
     }
     if not broken:
         return ""
     worst, *others = broken
-    adapter = problem.adapters[worst]
-    also = f"; nor {_names(problem, others)}" if others else ""
+    what, alone = "adapter", "even alone"
+    if len(worst) > 1:
+        what, alone = f"{len(worst)} adapters that go together, first", "even without others"
+    adapter = problem.adapters[worst[0]]
+    also = f"; nor {_names(problem, [i for unit in others for i in unit])}" if others else ""
     return (
-        f"no GPU type carries adapter {adapter.name} (rank {adapter.rank}, {adapter.rate:g} req/s) even alone "
+        f"no GPU type carries {what} {adapter.name} (rank {adapter.rank}, {adapter.rate:g} req/s) {alone} "
         f"({'; '.join(broken[worst])}){also}"
     )
 
 
-def _fits_with_more_slots(search: Search, adapter: int) -> bool:
-    """Whether some GPU type carries the adapter alone with two slots or more, which not every oracle excludes."""
+def _fits_with_other_slots(search: Search, unit: tuple[int, ...]) -> bool:
+    """Whether some GPU type carries the unit with another number of slots, which not every oracle excludes."""
     problem = search.problem
     loads = [
-        GPULoad(t, (adapter,), slots)
-        for t, gpu_type in enumerate(problem.fleet.types)
-        if problem.ranks[adapter] <= max(gpu_type.profile.limits.lora_ranks)
-        for slots in range(2, gpu_type.profile.max_slots(problem.max_rank(t, (adapter,))) + 1)
+        GPULoad(t, unit, slots)
+        for t in problem.types_of(unit)
+        if max(int(problem.ranks[i]) for i in unit) <= max(problem.fleet.types[t].profile.limits.lora_ranks)
+        for slots in range(1, problem.fleet.types[t].profile.max_slots(problem.max_rank(t, unit)) + 1)
     ]
     return bool(loads) and bool(search.judge(loads)[0].any())
 
@@ -138,15 +177,28 @@ def _shortfalls(search: Search, loads: Sequence[GPULoad]) -> list[str]:
     starting = [load for load in loads if load not in texts]
     if starting:
         kept, predicted = search.judge(starting)
-        for load, fine, served in zip(starting, kept, np.nan_to_num(predicted.served_fraction), strict=True):
-            texts[load] = "" if fine else _serves_too_little(problem, load, served)
+        for row, (load, fine) in enumerate(zip(starting, kept, strict=True)):
+            texts[load] = "" if fine else _breaks(problem, load, predicted, row)
     return [texts[load] for load in loads]
 
 
-def _serves_too_little(problem: Problem, load: GPULoad, served: float) -> str:
-    shown = math.floor(1000 * served) / 1000  # down, so that a near miss does not read as "0.9 is below 0.9"
-    limit = problem.constraints.served_fraction
-    return f"served fraction {shown:g} is below {limit:g} with {_slots(load)} on {problem.profile(load).name}"
+def _breaks(problem: Problem, load: GPULoad, predicted: Predictions, row: int) -> str:
+    """The first limit that a load which starts breaks."""
+    limits = problem.constraints
+    where = f"with {_slots(load)} on {problem.profile(load).name}"
+    for name, least in (
+        ("served_fraction", limits.served_fraction),
+        ("adapter_served_fraction", limits.adapter_served_fraction),
+    ):
+        value = float(np.nan_to_num(getattr(predicted, name)[row]))
+        if least is not None and value < least:
+            # down, so that a near miss does not read as "0.9 is below 0.9"
+            return f"{name.replace('_', ' ')} {math.floor(1000 * value) / 1000:g} is below {least:g} {where}"
+    for name, most in (("itl_ms", limits.itl_ms), ("ttft_p95_s", limits.ttft_p95_s)):
+        value = float(getattr(predicted, name)[row])
+        if most is not None and value > most:
+            return f"{name} {value:.4g} is above {most:g} {where}"
+    return f"a constraint on where adapters may be {where}"
 
 
 def _does_not_start(problem: Problem, load: GPULoad) -> str:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, ClassVar
 
 from loraplan.errors import BadInputError
 from loraplan.problem import GPULoad, Problem
 from solvers.base import Search, Solution, Solver
-from solvers.construction import conclude
+from solvers.construction import Stock, conclude
 
 TIE = 1e-9
 """Throughputs this close, relatively, are a tie: oracles compute in floating point."""
+
+_Unit = tuple[int, ...]
+"""Adapters that go together: mostly one."""
 
 MOST_ADAPTERS = 1_000_000
 """Test points above this are more adapters than a problem has, and more slots than a server."""
@@ -55,20 +58,19 @@ class Greedy(Solver):
         block that every type refuses ends the search (the published algorithm uses up all GPUs on it).
         """
         queue = deque(published_order(search.problem))
-        spare = [gpu_type.count for gpu_type in search.problem.fleet.types]
+        stock = Stock(search.problem)
         loads: list[GPULoad] = []
-        while queue and any(spare):
-            offered = [t for t, count in enumerate(spare) if count]
+        while queue and (offered := stock.types()):
             used = next((t for t in offered if self._fill(search, t, queue, loads)), None)
             if used is None:
-                block = tuple(sorted(islice(queue, self._points[0])))
+                block = tuple(sorted(chain.from_iterable(islice(queue, self._points[0]))))
                 refused = [GPULoad(t, block, self._points[0]) for t in offered]
                 hint = "; greedy cannot split a block or take other slots, best_fit can"
-                return conclude(search, "greedy", loads, list(queue), refused, hint)
-            spare[used] -= 1
-        return conclude(search, "greedy", loads, list(queue))
+                return conclude(search, "greedy", loads, list(chain.from_iterable(queue)), refused, hint)
+            stock.take(used)
+        return conclude(search, "greedy", loads, list(chain.from_iterable(queue)))
 
-    def _fill(self, search: Search, gpu_type: int, queue: deque[int], loads: list[GPULoad]) -> bool:
+    def _fill(self, search: Search, gpu_type: int, queue: deque[_Unit], loads: list[GPULoad]) -> bool:
         """Move blocks from ``queue`` to a new GPU, appended to ``loads``; return False if it refused the first one.
 
         The last block of all ends before its test point: the actual set is tested.
@@ -77,7 +79,11 @@ class Greedy(Solver):
         for point in self._points:
             if not queue:
                 break
-            pending = [queue.popleft() for _ in range(min(len(queue), point - len(gpu.adapters)))]
+            pending: list[_Unit] = []
+            while queue and len(gpu.adapters) + sum(map(len, pending)) < point:
+                pending.append(queue.popleft())
+            if not pending:
+                continue  # adapters that go together went beyond this point
             grown = self._test(search, gpu, pending)
             if grown is None:
                 queue.extendleft(reversed(pending))
@@ -88,9 +94,9 @@ class Greedy(Solver):
             loads.append(gpu)
         return bool(gpu.adapters)
 
-    def _test(self, search: Search, gpu: GPULoad, pending: Sequence[int]) -> GPULoad | None:
+    def _test(self, search: Search, gpu: GPULoad, pending: Sequence[_Unit]) -> GPULoad | None:
         """The GPU with ``pending`` and its current or the next larger slots, if it is not starved then."""
-        adapters = tuple(sorted((*gpu.adapters, *pending)))
+        adapters = tuple(sorted((*gpu.adapters, *chain.from_iterable(pending))))
         larger = [slots for slots in self._points if slots > gpu.slots]
         choices = [slots for slots in (gpu.slots, *larger[:1]) if slots]
         candidates = [GPULoad(gpu.gpu_type, adapters, slots) for slots in choices]
@@ -104,11 +110,14 @@ class Greedy(Solver):
         return candidates[winner] if kept[winner] else None
 
 
-def published_order(problem: Problem) -> Iterator[int]:
-    """Adapters by descending rank; of equal rank in zigzag: highest rate, lowest, second highest, second lowest, ..."""
-    groups: dict[int, list[int]] = defaultdict(list)
-    for i in sorted(range(len(problem.adapters)), key=lambda i: -problem.adapters[i].rate):
-        groups[problem.adapters[i].rank].append(i)
+def published_order(problem: Problem) -> Iterator[_Unit]:
+    """Adapters by descending rank; of equal rank in zigzag: highest rate, lowest, second highest, second lowest, ...
+
+    Those that go together come one after another, in the place of their largest rank and whole rate.
+    """
+    groups: dict[int, list[_Unit]] = defaultdict(list)
+    for unit in sorted(problem.units, key=lambda unit: -sum(problem.adapters[i].rate for i in unit)):
+        groups[max(problem.adapters[i].rank for i in unit)].append(unit)
     for rank in sorted(groups, reverse=True):
         by_rate = deque(groups[rank])
         while by_rate:

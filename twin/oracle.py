@@ -18,8 +18,10 @@ from loraplan.workload import RateWorkload
 from twin.batch import Simulation, spread
 from twin.metrics import Metrics
 
-Row = tuple[bool, float, float, float, float, float]
-DOES_NOT_START: Row = (False, 0.0, 0.0, np.nan, np.nan, 0.0)
+Row = tuple[bool, float, float, float, float, float, float, float, float]
+DOES_NOT_START: Row = (False, 0.0, 0.0, np.nan, np.nan, 0.0, np.nan, np.nan, 0.0)
+FEWEST_REQUESTS = 20
+"""Requests of an adapter below which its own served fraction says nothing: one cut off by the end would be 5 %."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class TwinOracle(Oracle):
         metrics = spread(Simulation.metrics, (self._simulation(load, seed) for load in starting for seed in seeds))
         for load in starting:
             self._known[load] = _row(list(islice(metrics, len(seeds))))
-        columns = list(zip(*(self._known[load] for load in loads), strict=True)) or [()] * 6
+        columns = list(zip(*(self._known[load] for load in loads), strict=True)) or [()] * len(DOES_NOT_START)
         return Predictions(np.array(columns[0], dtype=np.bool_), *(np.array(c, dtype=np.float64) for c in columns[1:]))
 
     def _simulation(self, load: GPULoad, seed: int) -> Simulation:
@@ -90,7 +92,16 @@ def _row(seen: Sequence[Metrics]) -> Row:
         _mean_of_known([m.itl_ms.mean for m in seen]),
         _mean_of_known([m.ttft_s.mean for m in seen]),
         float(np.mean([m.kv_utilisation for m in seen])),
+        _mean_of_known([m.ttft_s.p95 for m in seen]),
+        _mean_of_known([m.itl_ms.p95 for m in seen]),
+        float(np.mean([_served_worst(m) for m in seen])),
     )
+
+
+def _served_worst(seen: Metrics) -> float:
+    """Served fraction of the adapter served worst, of those with enough requests to tell."""
+    known = seen.per_adapter.arrived >= FEWEST_REQUESTS
+    return float(seen.per_adapter.served_fraction[known].min(initial=seen.served_fraction))
 
 
 def _mean_of_known(values: Sequence[float]) -> float:

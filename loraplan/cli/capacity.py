@@ -15,7 +15,6 @@ import typer
 from rich.markup import escape
 
 from loraplan import sources
-from loraplan.api import choose
 from loraplan.arrivals import Poisson
 from loraplan.capacity import Capacity, SlotsCapacity
 from loraplan.capacity import capacity as capacity_of
@@ -28,6 +27,7 @@ from loraplan.files import require_writable, write_text
 from loraplan.oracle import ORACLES
 from loraplan.problem import Problem
 from loraplan.profiles import load_profile
+from loraplan.registry import choose
 from loraplan.workload import RateWorkload
 
 N = TypeVar("N", int, float)

@@ -12,8 +12,9 @@ from loraplan import sources
 from loraplan.arrivals import Poisson
 from loraplan.config.laws import PopularitySpec
 from loraplan.config.schema import Config, GenerateSpec, TraceAdaptersSpec, WorkloadSpec
+from loraplan.constraints import Constraints
 from loraplan.errors import BadInputError
-from loraplan.problem import Constraints, Fleet, GPUType, Problem
+from loraplan.problem import Fleet, GPUType, Problem
 from loraplan.profiles import load_profile
 from loraplan.sources import Trace
 from loraplan.workload import Adapter, Floats, RateWorkload, TraceWorkload, Workload
@@ -43,12 +44,12 @@ def build(config: Config) -> Case:
 
 def build_fleet(config: Config) -> Fleet:
     """The GPUs on offer."""
-    return Fleet(tuple(GPUType(load_profile(item.profile), item.count) for item in config.fleet))
+    return Fleet(tuple(GPUType(load_profile(item.profile), item.count, item.price_per_hour) for item in config.fleet))
 
 
 def build_constraints(config: Config) -> Constraints:
     """What every GPU of a plan must keep."""
-    return Constraints(config.constraints.served_fraction)
+    return Constraints(**dict(config.constraints))
 
 
 def build_workload(config: Config) -> Workload:

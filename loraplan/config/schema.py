@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -23,6 +23,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 from loraplan.config.laws import ArrivalsSpec, LengthsSpec, PopularitySpec
 from loraplan.config.part import Count, MeanTokens, Part, Rank, Scale, Seed
 from loraplan.profiles import NonNegative, Positive
+from loraplan.registry import in_full
 from loraplan.workload import MOST_RATE
 
 
@@ -33,6 +34,10 @@ def _beside_config(path: Path, info: ValidationInfo) -> Path:
 
 def _profile_beside_config(profile: str, info: ValidationInfo) -> str:
     return str(_beside_config(Path(profile), info)) if profile.endswith((".yaml", ".yml")) else profile
+
+
+def _one_or_more(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
 
 
 InputPath = Annotated[Path, AfterValidator(_beside_config)]
@@ -172,13 +177,41 @@ class FleetItem(Part):
     """A registered profile, or a profile file (.yaml)."""
     count: int = Field(gt=0)
     """How many there are."""
+    price_per_hour: NonNegative | None = None
+    """What an hour of one costs, in any currency; objective `cost` needs it of every item."""
+
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Names = tuple[str, ...]
 
 
 class ConstraintsSpec(Part):
-    """What every GPU of a plan must keep."""
+    """Limits on every GPU, on all together, and on where adapters may be."""
 
-    served_fraction: float = Field(default=0.9, gt=0, le=1)
+    served_fraction: Fraction = 0.9
     """A GPU that serves less than this share of the tokens that arrive is starved."""
+    adapter_served_fraction: Fraction | None = None
+    """The same for every adapter by itself; only the twin tells the adapters of a GPU apart."""
+    itl_ms: Positive | None = None
+    """Most a GPU's mean inter-token latency may be, ms."""
+    ttft_p95_s: Positive | None = None
+    """Most the 95th percentile of a GPU's time to first token may be, s."""
+    max_adapters: Count | None = None
+    """Most adapters of a GPU."""
+    max_gpus: Count | None = None
+    """Most GPUs in use, of all types together."""
+    pins: dict[str, Annotated[Names, BeforeValidator(_one_or_more)]] = Field(default_factory=dict)
+    """Adapter: the profile, or profiles, of the fleet on which it may be."""
+    separate: tuple[Names, ...] = ()
+    """Groups of adapters no two of which share a GPU."""
+    together: tuple[Names, ...] = ()
+    """Groups of adapters that share one GPU."""
+    split: bool = True
+    """Whether an adapter that no GPU carries alone is split over replicas, each with an equal share of its requests."""
+    replicas: dict[str, Count] = Field(default_factory=dict)
+    """Adapter: on how many GPUs it is to be."""
+    reserve: bool = False
+    """Whether the loss of any one GPU must leave a plan that keeps the limits: its adapters fit onto the others."""
 
 
 class PluginSpec(BaseModel):
@@ -194,15 +227,10 @@ class PluginSpec(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _from_short_forms(cls, data: Any) -> Any:
-        if isinstance(data, str):
-            return {"name": data}
-        if not isinstance(data, Mapping):
-            return data
-        beside = {key: value for key, value in data.items() if key not in cls.model_fields}
-        if beside and data.get("params"):
-            raise PydanticCustomError("settings_twice", "settings stand beside the name or in params, not both")
-        named = {key: value for key, value in data.items() if key in cls.model_fields}
-        return named | {"params": beside} if beside else named
+        try:
+            return in_full(data)
+        except ValueError as error:
+            raise PydanticCustomError("settings_twice", "{text}", {"text": str(error)}) from None
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:

@@ -127,6 +127,19 @@ class Frontend(_Part):
     ttft_per_request: Milliseconds
 
 
+class Power(_Part):
+    """What the GPU draws: ``idle`` watts while nothing runs, ``busy`` watts while steps run."""
+
+    idle: Annotated[NonNegative, Field(le=1e6)]
+    busy: Annotated[NonNegative, Field(le=1e6)]
+
+    @model_validator(mode="after")
+    def _more_when_busy(self) -> Power:
+        if self.busy < self.idle:
+            raise ValueError("busy is below idle")
+        return self
+
+
 class Limits(_Part):
     """The server's settings: vLLM's ``--max-model-len``, ``--max-num-seqs``, ``--max-num-batched-tokens``.
 
@@ -159,6 +172,7 @@ class Profile(_Part):
     load_ms: LoadTimes
     frontend: Frontend | None = None
     limits: Limits
+    power: Power | None = None
     sources: tuple[str, ...] = Field(min_length=1)
 
     @model_validator(mode="after")

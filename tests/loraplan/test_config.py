@@ -66,7 +66,7 @@ def complaint(data: Any, overrides: tuple[str, ...] = ()) -> str:
         (("workload", "adapters"), "rank", "ranks"),
         (("workload", "adapters", "popularity"), "alfa", "alpha"),
         (("fleet", 0), "profil", "profile"),
-        (("constraints",), "served", "served_fraction"),
+        (("constraints",), "served_fractions", "served_fraction"),
     ],
 )
 def test_a_misspelt_key_is_named_with_its_nearest(place: tuple[str | int, ...], name: str, nearest: str) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from loraplan.constraints import Constraints
 from loraplan.errors import BadInputError
-from loraplan.problem import Constraints, Fleet, GPULoad, GPUType, Problem, ProblemBuilder
+from loraplan.problem import Fleet, GPULoad, GPUType, Problem, ProblemBuilder
 from loraplan.profiles import H100_LLAMA, Profile, read_profile
 from loraplan.workload import Adapter, Lengths, RateWorkload, Requests, TraceWorkload
 

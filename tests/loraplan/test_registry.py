@@ -10,7 +10,7 @@ import pytest
 
 from loraplan import registry
 from loraplan.errors import BadInputError
-from loraplan.registry import Registry, make_params, params_dict
+from loraplan.registry import Chosen, Registry, make_params
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def test_an_entry_point_cannot_take_a_name_that_is_taken(points: list[Point], so
 def test_params_are_made_checked_and_dumped() -> None:
     params = make_params(Params, {"patience": 5}, "solver 'x'")
     assert params == Params(5, 0.1)
-    assert params_dict(params) == {"patience": 5, "gap": 0.1}
+    assert Chosen("x", Params, params).settings == {"patience": 5, "gap": 0.1}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,132 @@
+"""Objectives made of others: a weighted sum, and one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from loraplan.errors import BadInputError
+from loraplan.oracle import Predictions
+from loraplan.problem import GPULoad, Problem
+from loraplan.registry import choose
+from loraplan.workload import Floats
+from objectives.base import Objective
+
+Spec = str | dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Term:
+    """An objective, and what one unit of it counts."""
+
+    objective: Spec
+    weight: float
+
+    def __post_init__(self) -> None:
+        """Check the weight."""
+        if not 0 < self.weight < np.inf:
+            raise BadInputError(f"objective 'weighted': weight must be above 0 (got {self.weight})")
+
+
+@dataclass(frozen=True)
+class WeightedParams:
+    """Settings of the weighted objective.
+
+    Attributes:
+        terms: objectives and their weights.
+    """
+
+    terms: tuple[Term, ...] = (Term("gpu_count", 1.0), Term("latency", 0.01))
+
+    def __post_init__(self) -> None:
+        """Check that there is something to add up."""
+        if not self.terms:
+            raise BadInputError("objective 'weighted': terms must name an objective at least")
+
+
+class Weighted(Objective):
+    """The sum of objectives, each times its weight."""
+
+    Params: ClassVar[type[Any]] = WeightedParams
+
+    def __init__(self, params: WeightedParams) -> None:
+        """Make the objectives."""
+        self._weights = [term.weight for term in params.terms]
+        self._objectives = [make(term.objective) for term in params.terms]
+        self.unit = " + ".join(f"{w:g} {o.unit}" for w, o in zip(self._weights, self._objectives, strict=True))
+        self.needs_headroom = any(objective.needs_headroom for objective in self._objectives)
+
+    def gpu_costs(self, problem: Problem, loads: Sequence[GPULoad], predicted: Predictions) -> Floats:
+        """Weighted sum of each load's costs, shape (loads,)."""
+        total = np.zeros(len(loads))
+        for weight, objective in zip(self._weights, self._objectives, strict=True):
+            total += weight * objective.gpu_costs(problem, loads, predicted)
+        return total
+
+
+@dataclass(frozen=True)
+class LexicographicParams:
+    """Settings of the lexicographic objective.
+
+    Attributes:
+        objectives: the first counts most; each of the others only decides among plans that are equal so far.
+        ranges: for each but the first, a value that its total stays below: all of it counts less than one unit of the
+            objective before.
+    """
+
+    objectives: tuple[Spec, ...] = ("gpu_count", "latency")
+    ranges: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the numbers of objectives and ranges."""
+        if len(self.objectives) < 2:
+            raise BadInputError("objective 'lexicographic': objectives must name two at least")
+        if self.ranges and len(self.ranges) != len(self.objectives) - 1:
+            raise BadInputError("objective 'lexicographic': ranges must be one for each objective but the first")
+        if any(not 0 < one < np.inf for one in self.ranges):
+            raise BadInputError(f"objective 'lexicographic': ranges must be above 0 (got {list(self.ranges)})")
+
+
+USUAL_RANGE = 10_000.0
+
+
+class Lexicographic(Objective):
+    """One objective after another: a unit of each outweighs all of the next.
+
+    With ``gpu_count`` and ``latency`` a value of 4.0053 is four GPUs and 53 ms: the total of the second is below its
+    range, 10,000, and is divided by it. Where an objective's values differ by less than 1 (a price), give it a larger
+    range for the next one.
+    """
+
+    Params: ClassVar[type[Any]] = LexicographicParams
+
+    def __init__(self, params: LexicographicParams) -> None:
+        """Make the objectives."""
+        self._objectives = [make(spec) for spec in params.objectives]
+        self._ranges = params.ranges or (USUAL_RANGE,) * (len(self._objectives) - 1)
+        self._scales = np.concatenate(([1.0], 1.0 / np.cumprod(self._ranges)))
+        self.unit = ", then ".join(objective.unit for objective in self._objectives)
+        self.needs_headroom = any(objective.needs_headroom for objective in self._objectives)
+
+    def gpu_costs(self, problem: Problem, loads: Sequence[GPULoad], predicted: Predictions) -> Floats:
+        """Sum of each load's costs, scaled, shape (loads,); a load beyond a range counts as all of it."""
+        total = self._objectives[0].gpu_costs(problem, loads, predicted)
+        for objective, scale, most in zip(self._objectives[1:], self._scales[1:], self._ranges, strict=True):
+            total = total + scale * np.minimum(objective.gpu_costs(problem, loads, predicted), most)
+        return np.asarray(total)
+
+
+def make(spec: Spec) -> Objective:
+    """The objective that a name, or a mapping of name and settings, stands for.
+
+    Raises:
+        BadInputError: the name or a setting is unknown or wrong.
+    """
+    from objectives import OBJECTIVES  # not above: the registry names this file
+
+    chosen = choose(OBJECTIVES, spec)
+    made: Objective = chosen.kind(chosen.params)
+    return made
