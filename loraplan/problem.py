@@ -155,6 +155,12 @@ class Problem:
         types = enumerate(self.fleet.types)
         return tuple(t for t, kind in types if all(pin is None or kind.profile.name in pin for pin in pins))
 
+    @property
+    def restricted(self) -> bool:
+        """Whether there is anything that ``allows`` has to look at."""
+        limits = self.constraints
+        return bool(limits.max_adapters or limits.pins or limits.separate)
+
     def allows(self, load: GPULoad) -> bool:
         """Whether ``load`` keeps what needs no oracle to tell: pins, separate groups, the number of adapters."""
         limits = self.constraints

@@ -10,5 +10,8 @@ SOLVERS.register("best_fit", "solvers.best_fit:BestFit", "one adapter at a time 
 SOLVERS.register(
     "greedy", "solvers.greedy:Greedy", "the published algorithm (arXiv 2602.24044): whole blocks, no way back"
 )
+SOLVERS.register(
+    "local_search", "solvers.local_search:LocalSearch", "improves a plan by moves and swaps, for any objective"
+)
 
 __all__ = ["SOLVERS", "Search", "Solution", "Solver"]

@@ -85,8 +85,10 @@ class Search:
         """Which loads keep the constraints, shape (loads,), and what the oracle says of them."""
         self.check()
         predicted = self.oracle.predict(loads)
-        allowed = np.fromiter(map(self.problem.allows, loads), np.bool_, len(loads))
-        return allowed & predicted.keeps(self.problem.constraints), predicted
+        kept = predicted.keeps(self.problem.constraints)
+        if self.problem.restricted:
+            kept &= np.fromiter(map(self.problem.allows, loads), np.bool_, len(loads))
+        return kept, predicted
 
     def costs(self, loads: Sequence[GPULoad], predicted: Predictions) -> Floats:
         """What each load costs, shape (loads,)."""

@@ -50,7 +50,7 @@ class Stock:
 
     def types(self) -> list[int]:
         """The types of which another GPU may be used, in the fleet's order."""
-        return [t for t, count in enumerate(self._spare) if count] if self._left else []
+        return [t for t, count in enumerate(self._spare) if count > 0] if self._left > 0 else []
 
     def take(self, gpu_type: int) -> None:
         """Use one."""

@@ -79,20 +79,35 @@ class Greedy(Solver):
         for point in self._points:
             if not queue:
                 break
-            pending: list[_Unit] = []
-            while queue and len(gpu.adapters) + sum(map(len, pending)) < point:
-                pending.append(queue.popleft())
+            pending = self._pending(search.problem, gpu, queue, point)
             if not pending:
-                continue  # adapters that go together went beyond this point
+                continue  # adapters that go together went beyond this point, or constraints keep off all that are left
             grown = self._test(search, gpu, pending)
             if grown is None:
-                queue.extendleft(reversed(pending))
                 break
+            taken = set(pending)
+            rest = [unit for unit in queue if unit not in taken]
+            queue.clear()
+            queue.extend(rest)
             gpu = grown
             search.publish([*loads, gpu])
         if gpu.adapters:
             loads.append(gpu)
         return bool(gpu.adapters)
+
+    @staticmethod
+    def _pending(problem: Problem, gpu: GPULoad, queue: deque[_Unit], point: int) -> list[_Unit]:
+        """The next units up to ``point`` adapters; those that constraints keep off this GPU are passed over."""
+        pending: list[_Unit] = []
+        adapters = gpu.adapters
+        for unit in queue:
+            if len(adapters) >= point:
+                break
+            with_unit = (*adapters, *unit)
+            if not problem.restricted or problem.allows(GPULoad(gpu.gpu_type, with_unit, 1)):
+                pending.append(unit)
+                adapters = with_unit
+        return pending
 
     def _test(self, search: Search, gpu: GPULoad, pending: Sequence[_Unit]) -> GPULoad | None:
         """The GPU with ``pending`` and its current or the next larger slots, if it is not starved then."""

@@ -161,7 +161,7 @@ class SurrogateOracle(Oracle):
     def _servers_of(self, gpu_type: Ints, slots: Ints, rank: Ints) -> Ints:
         """Each load's place among the prepared servers, shape (n,); -1 where the server does not start."""
         asked = np.column_stack((gpu_type, slots, rank))
-        kinds, kind_of = np.unique(asked, axis=0, return_inverse=True) if len(asked) > 1 else (asked, np.zeros(1, int))
+        kinds, kind_of = np.unique(asked, axis=0, return_inverse=True) if len(asked) != 1 else (asked, np.zeros(1, int))
         return np.array([self._place(*map(int, kind)) for kind in kinds], dtype=np.int64)[kind_of.reshape(-1)]
 
     def _place(self, gpu_type: int, slots: int, rank: int) -> int:

@@ -27,15 +27,18 @@ def server(name: str = "server", max_slots: int | None = None) -> Profile:
 
 
 def small_problem(
-    adapters: Sequence[tuple[int, float]], counts: Sequence[int] = (8,), profiles: Sequence[Profile] | None = None
+    adapters: Sequence[tuple[int, float]],
+    counts: Sequence[int] = (8,),
+    profiles: Sequence[Profile] | None = None,
+    **limits: Any,
 ) -> Problem:
     """Adapters a0, a1, ... given as (rank, rate), and ``counts`` GPUs of each type."""
     builder = ProblemBuilder()
     for i, (rank, rate) in enumerate(adapters):
         builder.adapter(f"a{i}", rank, rate, tokens_in=TOKENS, tokens_out=TOKENS)
     for profile, count in zip(profiles or [server(f"type{t}") for t in range(len(counts))], counts, strict=True):
-        builder.gpus(profile, count)
-    return builder.build()
+        builder.gpus(profile, count, price_per_hour=3.0 if count % 2 else 2.0)
+    return builder.constraints(**limits).build()
 
 
 @dataclass(frozen=True)

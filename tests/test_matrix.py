@@ -1,0 +1,123 @@
+"""Every objective with every solver and every oracle, beside brute force on tiny problems."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from support.brute_force import least_cost
+from support.oracles import small_problem
+
+import loraplan
+from loraplan.oracle import ORACLES
+from loraplan.problem import Problem
+from loraplan.registry import choose
+from loraplan.run import Run
+from objectives import OBJECTIVES
+from solvers import SOLVERS
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "migration": {"placement": [["a0", "a1", "a2"], ["a3", "a4"]]},
+}
+ORACLE_SETTINGS: dict[str, dict[str, Any]] = {"twin": {"horizon_s": 300.0}}
+EXACT = 1e-6
+"""Relative gap up to which a proof counts as one."""
+
+
+def tiny_problem(seed: int, **limits: Any) -> Problem:
+    """Five adapters that take about two GPUs, of one type or of two."""
+    rng = np.random.default_rng(seed)
+    adapters = [
+        (int(rank), float(rate)) for rank, rate in zip(rng.choice([8, 16, 32], 5), rng.uniform(1, 12, 5), strict=True)
+    ]
+    return small_problem(adapters, counts=(3,) if seed % 2 else (2, 3), **limits)
+
+
+def run_of(solver: str, objective: str, oracle: str) -> Run:
+    return Run(
+        choose(SOLVERS, solver),
+        choose(OBJECTIVES, {"name": objective, **SETTINGS.get(objective, {})}),
+        choose(ORACLES, {"name": oracle, **ORACLE_SETTINGS.get(oracle, {})}),
+        seed=0,
+    )
+
+
+def check(problem: Problem, run: Run) -> None:
+    """The plan costs no less than the best there is, as much if it is called optimal; bounds are bounds."""
+    plan = loraplan.solve(
+        problem,
+        {"name": run.solver.name, **({"patience": 8} if run.solver.name == "local_search" else {})},
+        {"name": run.objective.name, **SETTINGS.get(run.objective.name, {})},
+        {"name": run.oracle.name, **ORACLE_SETTINGS.get(run.oracle.name, {})},
+        time_limit_s=20.0,
+    )
+    least = least_cost(run.prepare(problem))
+    if plan.status == "infeasible":
+        assert least is None
+    if not plan.complete:
+        assert plan.reason
+        return
+    value = plan.objective.value
+    assert least is not None
+    assert value is not None
+    assert value >= least * (1 - EXACT) - 1e-9
+    assert sum(gpu.cost or 0.0 for gpu in plan.gpus) == pytest.approx(value)
+    if plan.objective.lower_bound is not None:
+        assert plan.objective.lower_bound <= least * (1 + EXACT) + 1e-9
+    if plan.status == "optimal":
+        assert value <= least * (1 + EXACT) + 1e-9
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES.names())
+@pytest.mark.parametrize("solver", SOLVERS.names())
+@pytest.mark.parametrize("oracle", ["fluid", "surrogate"])
+def test_every_combination(objective: str, solver: str, oracle: str) -> None:
+    check(tiny_problem(len(objective)), run_of(solver, objective, oracle))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", OBJECTIVES.names())
+@pytest.mark.parametrize("solver", SOLVERS.names())
+def test_every_combination_with_the_twin(objective: str, solver: str) -> None:
+    rng = np.random.default_rng(1)
+    adapters = [(8, float(rate)) for rate in rng.uniform(2, 9, 4)]
+    check(small_problem(adapters, counts=(2, 1)), run_of(solver, objective, "twin"))
+
+
+LIMITS: dict[str, dict[str, Any]] = {
+    "pins": {"pins": {"a0": ("type1",), "a1": ("type0",)}},
+    "separate": {"separate": (("a0", "a1", "a2"),)},
+    "together": {"together": (("a0", "a4"), ("a4", "a2"))},
+    "together_and_separate": {"together": (("a0", "a4"),), "separate": (("a0", "a1"), ("a4", "a3"))},
+    "max_adapters": {"max_adapters": 2},
+    "max_gpus": {"max_gpus": 2},
+    "itl_ms": {"itl_ms": 20.0},
+    "ttft_p95_s": {"ttft_p95_s": 0.25},
+    "replicas": {"replicas": {"a0": 2}},
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("solver", SOLVERS.names())
+def test_every_solver_keeps_every_constraint(solver: str, limit: str) -> None:
+    problem = tiny_problem(4, **LIMITS[limit])
+    plan = loraplan.solve(problem, solver, time_limit_s=20.0)
+    if limit not in ("together", "itl_ms"):
+        assert plan.complete, plan.reason
+    if not plan.complete:
+        return
+    home = {a.name: (gpu.id, gpu.profile) for gpu in plan.gpus for a in gpu.adapters}
+    asked = problem.constraints
+    assert all(home[name][1] in profiles for name, profiles in asked.pins.items())
+    for group in asked.separate:
+        assert len({home[name][0] for name in group}) == len(group)
+    for group in asked.together:
+        assert len({home[name][0] for name in group}) == 1
+    assert all(len(gpu.adapters) <= (asked.max_adapters or 99) for gpu in plan.gpus)
+    assert len(plan.gpus) <= (asked.max_gpus or 99)
+    assert all((gpu.predicted.itl_ms or 0.0) <= (asked.itl_ms or np.inf) for gpu in plan.gpus)
+    assert all((gpu.predicted.ttft_p95_s or 0.0) <= (asked.ttft_p95_s or np.inf) for gpu in plan.gpus)
+    for name, count in asked.replicas.items():
+        shares = [a.share for gpu in plan.gpus for a in gpu.adapters if a.name == name]
+        assert shares == [pytest.approx(1 / count)] * count
