@@ -15,7 +15,7 @@ from loraplan.plan import Plan
 from loraplan.problem import Problem
 from loraplan.registry import Spec, choose
 from loraplan.replicas import split, whole
-from loraplan.reserve import Fallback, one_rank, with_reserve
+from loraplan.reserve import with_reserve
 from loraplan.run import Progress, Run, best_so_far
 from objectives import OBJECTIVES
 from solvers import SOLVERS
@@ -59,16 +59,16 @@ def solve(
         deadline=None if time_limit_s is None else started + time_limit_s,
         on_progress=on_progress,
     )
-    fallbacks: tuple[Fallback, ...] = ()
     try:
-        parts = split(problem, run.oracle_of)
-    except KeyboardInterrupt:
-        parts, search = whole(problem), run.prepare(problem)
-        return assemble(problem, parts, run, search, best_so_far(search), fallbacks, time.monotonic() - started)
-    if problem.constraints.reserve:
-        search, solution, fallbacks = with_reserve(one_rank(parts.problem), run.search)
-    else:
-        search, solution = run.search(parts.problem, start)
+        if problem.constraints.reserve:
+            kept = with_reserve(problem, run)
+            parts, search, solution, fallbacks = kept.parts, kept.search, kept.solution, kept.fallbacks
+        else:
+            parts, fallbacks = split(problem, run.oracle_of), ()
+            search, solution = run.search(parts.problem, start)
+    except KeyboardInterrupt:  # before the search, which itself ends with what there is
+        parts, search, fallbacks = whole(problem), run.prepare(problem), ()
+        solution = best_so_far(search)
     return assemble(problem, parts, run, search, solution, fallbacks, time.monotonic() - started)
 
 

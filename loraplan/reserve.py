@@ -6,13 +6,15 @@ has a place for the adapters of every GPU at the rates there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from loraplan.errors import BadInputError
 from loraplan.problem import Fleet, GPULoad, Problem
+from loraplan.replicas import Split, split
+from loraplan.run import Run
 from solvers.base import Search, Solution
 
 STEP, MOST = 1.05, 8.0
@@ -36,32 +38,46 @@ def one_rank(problem: Problem) -> Problem:
     return replace(problem, fleet=Fleet(tuple(types)))
 
 
-def with_reserve(
-    problem: Problem, run: Callable[[Problem], tuple[Search, Solution]]
-) -> tuple[Search, Solution, tuple[Fallback, ...]]:
-    """The first plan found that survives, and where the adapters of each of its GPUs go.
+@dataclass(frozen=True, eq=False)
+class Reserved:
+    """What was found.
 
-    Args:
-        problem: with servers of one rank.
-        run: solves a problem.
+    Attributes:
+        parts: the problem of replicas that was solved.
+        search: judges its loads, at the rates there are.
+        solution: of ``parts.problem``.
+        fallbacks: where the adapters of each GPU go if it is lost; empty if there is no plan.
     """
-    search, solution = run(problem)
-    bound, judging = solution.lower_bound, search
-    factor = 1.0
-    while solution.status in ("optimal", "feasible"):
-        fallbacks = [evacuate(judging, solution.loads, lost) for lost in range(len(solution.loads))]
+
+    parts: Split
+    search: Search
+    solution: Solution
+    fallbacks: tuple[Fallback, ...]
+
+
+def with_reserve(problem: Problem, run: Run) -> Reserved:
+    """The first plan found that survives the loss of any GPU; its bound is that of the problem without a reserve."""
+    problem = one_rank(problem)
+    parts = split(problem, run.oracle_of)
+    search, solution = run.search(parts.problem)
+    bound, factor, beyond = solution.lower_bound, 1.0, ""
+    if solution.status not in ("optimal", "feasible"):
+        return Reserved(parts, search, solution, ())
+    while factor <= MOST:
+        fallbacks = [evacuate(search, solution.loads, lost) for lost in range(len(solution.loads))]
         if all(fallback is not None for fallback in fallbacks):
-            found = Solution("feasible", solution.loads, bound)
-            return judging, found, tuple(fallback for fallback in fallbacks if fallback is not None)
+            best = Solution("feasible", solution.loads, bound)
+            return Reserved(parts, search, best, tuple(goes for goes in fallbacks if goes is not None))
         factor *= STEP
-        if factor > MOST:
+        scaled = split(problem.scaled(factor), run.oracle_of)
+        _, solution = run.search(scaled.problem)
+        if solution.status not in ("optimal", "feasible"):
+            beyond = f"; with more: {solution.reason}"
             break
-        search, solution = run(problem.scaled(factor))
-    if factor == 1.0:
-        return judging, solution, ()
-    why = solution.reason or "it did not find one"
-    reason = f"reserve: no plan that survives the loss of a GPU, planning for up to {factor:.2f} times the rates: {why}"
-    return judging, Solution("unknown", reason=reason), ()
+        parts = replace(scaled, problem=scaled.problem.scaled(1.0 / factor))
+        search = run.prepare(parts.problem)
+    reason = f"reserve: no plan survives the loss of any GPU that plans for up to {factor:.2f} times the rates{beyond}"
+    return Reserved(parts, search, Solution("unknown", reason=reason), ())
 
 
 def evacuate(search: Search, loads: Sequence[GPULoad], lost: int) -> Fallback | None:

@@ -99,13 +99,22 @@ def recorded_workload(plan: Plan) -> Workload:
     """
     if plan.provenance.config is None:
         raise BadInputError("this plan records no config, so its workload is not known; give one with --config")
+    check_inputs(plan)
+    # Only the workload is built: the profiles, as they were, are in the plan.
+    return build_workload(parse_config(plan.provenance.config, source="the config that the plan records"))
+
+
+def check_inputs(plan: Plan) -> None:
+    """Check that the files from which a plan was made are there, and unchanged.
+
+    Raises:
+        BadInputError: one is not.
+    """
     for name, digest in plan.provenance.inputs.items():
         if not Path(name).exists():
             raise BadInputError(f"{name}, from which the plan was made, is missing; restore it or give a --config")
         if sha256(Path(name)) != digest:
             raise BadInputError(f"{name} has changed since the plan was made; restore it or give a --config")
-    # Only the workload is built: the profiles, as they were, are in the plan.
-    return build_workload(parse_config(plan.provenance.config, source="the config that the plan records"))
 
 
 def validate(

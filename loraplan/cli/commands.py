@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from loraplan.api import solve_config
-from loraplan.cli import INTERRUPTED, show, terminal
 from loraplan.cli import doctor as checks
+from loraplan.cli import options, show, terminal
 from loraplan.cli.calibrate import calibrate
 from loraplan.cli.capacity import capacity
+from loraplan.cli.compare import compare
 from loraplan.cli.dataset import dataset
 from loraplan.cli.evaluate import evaluate_model
 from loraplan.cli.fidelity import fidelity
-from loraplan.cli.group import ErrorsInOneLine, examples, interrupts
+from loraplan.cli.group import ErrorsInOneLine, examples
+from loraplan.cli.options import (
+    ConfigArgument,
+    JSONOption,
+    ObjectiveOption,
+    OracleOption,
+    PlanArgument,
+    SeedOption,
+    SeedsOption,
+    SetOption,
+    SolverOption,
+    TimeLimitOption,
+)
 from loraplan.cli.simulate import simulate
 from loraplan.cli.train import train
 from loraplan.config import Config, build, load_config
-from loraplan.errors import BadInputError
 from loraplan.files import require_writable
+from loraplan.loss import without
 from loraplan.oracle import ORACLES
 from loraplan.plan import Plan, read_plan
 from loraplan.profiles import PROFILES
 from loraplan.registry import Registry
-from loraplan.validation import Validation
+from loraplan.validation import recorded_workload
 from loraplan.validation import validate as validate_plan
 from objectives import OBJECTIVES
 from solvers import SOLVERS
@@ -43,33 +53,6 @@ app = typer.Typer(
     "Exit codes: 0 done; 1 no feasible plan; 2 bad input; 130 interrupted.",
     epilog=examples("solve config.yaml -o plan.json", "validate plan.json", "simulate plan.json --gpu gpu-0"),
 )
-
-ConfigArgument = Annotated[
-    Path, typer.Argument(metavar="CONFIG.yaml", help="What to plan: see `loraplan schema config`.")
-]
-PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN.json", help="A plan that `loraplan solve -o` wrote.")]
-JSONOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the config: `--set workload.rate_scale=2`."),
-]
-SolverOption = Annotated[
-    str | None,
-    typer.Option("--solver", metavar="NAME", help="Instead of the config's; `loraplan list solvers` names them."),
-]
-ObjectiveOption = Annotated[
-    str | None,
-    typer.Option("--objective", metavar="NAME", help="Instead of the config's; `loraplan list objectives` names them."),
-]
-OracleOption = Annotated[
-    str | None,
-    typer.Option("--oracle", metavar="NAME", help="Instead of the config's; `loraplan list oracles` names them."),
-]
-SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Instead of the config's.")]
-TimeLimitOption = Annotated[
-    float | None, typer.Option("--time-limit", min=0, metavar="S", help="Stop after S seconds with the best so far.")
-]
-SeedsOption = Annotated[int, typer.Option("--seeds", min=1, help="How many fresh seeds to replay.")]
 
 
 class Listed(StrEnum):
@@ -111,7 +94,7 @@ def solve(
     """
     if output is not None:
         require_writable(output)
-    plan = _solve(_read(config, solver, objective, oracle, time_limit, seed, changes))
+    plan = options.solve(options.read(config, solver, objective, oracle, time_limit, seed, changes))
     if as_json:
         typer.echo(plan.to_json(), nl=False)
     else:
@@ -134,15 +117,33 @@ def validate(
             "--config", metavar="CONFIG.yaml", help="Replay this config's workload instead of the plan's own."
         ),
     ] = None,
+    lose: Annotated[
+        str | None,
+        typer.Option("--lose", metavar="GPU", help="Replay what is left when this GPU is lost; `each`: one by one."),
+    ] = None,
     as_json: JSONOption = False,
 ) -> None:
     """Replay a plan's workload in the digital twin on fresh seeds: which GPUs starve?
 
     A GPU is starved if it serves, in the mean over the seeds, less than the plan's served fraction (0.9 unless set) of
-    the tokens that arrive. The interval is the 95 % confidence interval of that mean.
+    the tokens that arrive. The interval is the 95 % confidence interval of that mean. With `--lose`, of a plan made
+    with constraints.reserve, a lost GPU's adapters are where the plan puts them then.
     """
     made = read_plan(plan)
     workload = None if config is None else build(load_config(config)).replay
+    if lose is not None:
+        ids = [gpu.id for gpu in made.gpus] if lose == "each" else [lose]
+        left = {gpu: without(made, gpu) for gpu in ids}
+        losses = {}
+        with terminal.progress("replaying in the twin") as advance:
+            for done, (gpu, rest) in enumerate(left.items()):
+                losses[gpu] = validate_plan(rest, workload or recorded_workload(made), seeds)
+                advance(done + 1, len(left))
+        if as_json:
+            terminal.print_json(losses)
+        else:
+            show.losses(losses)
+        return
     with terminal.progress("replaying in the twin") as advance:
         validation = validate_plan(made, workload, seeds, on_progress=advance)
     if as_json:
@@ -151,44 +152,12 @@ def validate(
         show.validation(validation, made)
 
 
-@app.command(epilog=examples("compare config.yaml --solvers greedy,best_fit --time-limit 60"))
-def compare(
-    config: ConfigArgument,
-    solvers: Annotated[
-        str, typer.Option("--solvers", metavar="A,B", help="Names from `loraplan list solvers`, commas between.")
-    ],
-    objective: ObjectiveOption = None,
-    oracle: OracleOption = None,
-    time_limit: TimeLimitOption = None,
-    seed: SeedOption = None,
-    seeds: SeedsOption = 3,
-    changes: SetOption = None,
-    as_json: JSONOption = False,
-) -> None:
-    """Solve one config with several solvers, validate every plan in the twin, and print them side by side.
-
-    `loraplan list solvers` names the solvers. Ctrl-C ends the comparison with what has been compared so far.
-    """
-    names = list(dict.fromkeys(name.strip() for name in solvers.split(",") if name.strip()))
-    for name in names:
-        SOLVERS.entry(name)
-    if not names:
-        raise BadInputError("--solvers: expected at least one name")
-    configs = [_read(config, name, objective, oracle, time_limit, seed, changes) for name in names]
-    rows, interrupted = _compare(configs, seeds)
-    if as_json:
-        terminal.print_json(
-            [{"plan": json.loads(plan.to_json()), "validation": validation} for plan, validation in rows]
-        )
-    elif rows:
-        show.comparison(rows)
-    if interrupted:
-        left = names[len(rows) :]
-        terminal.error("the comparison was interrupted" + (f"; left out: {', '.join(left)}" if left else ""))
-        raise typer.Exit(INTERRUPTED)
-    if not any(plan.complete for plan, _ in rows):
-        terminal.error(f"no feasible plan: {rows[0][0].reason}")
-        raise typer.Exit(1)
+app.command(
+    epilog=examples(
+        "compare config.yaml --solvers greedy,best_fit --time-limit 60",
+        "compare config.yaml --solver local_search --objectives gpu_count,latency,cost",
+    )
+)(compare)
 
 
 @app.command(name="list", epilog=examples("list solvers", "list profiles --json"))
@@ -268,46 +237,3 @@ def doctor(as_json: JSONOption = False) -> None:
         show.checks(found)
     if not all(check.ok for check in found):
         raise typer.Exit(1)
-
-
-def _read(
-    path: Path,
-    solver: str | None,
-    objective: str | None,
-    oracle: str | None,
-    time_limit: float | None,
-    seed: int | None,
-    changes: list[str] | None,
-) -> Config:
-    named = {"solver": solver, "objective": objective, "oracle": oracle, "time_limit_s": time_limit, "seed": seed}
-    given = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
-    return load_config(path, [*given, *(changes or [])])
-
-
-def _solve(config: Config) -> Plan:
-    progress: AbstractContextManager[Any] = terminal.progress(f"{config.solver.name}: placing adapters")
-    with progress as advance:
-        return solve_config(config, on_progress=lambda placed, total, gpus: advance(placed, total, f"{gpus} GPUs"))
-
-
-def _compare(configs: Sequence[Config], seeds: int) -> tuple[list[tuple[Plan, Validation | None]], bool]:
-    """Solve and validate one by one; also whether Ctrl-C ended that early."""
-    rows: list[tuple[Plan, Validation | None]] = []
-    for config in configs:
-        try:
-            with interrupts() as pressed:
-                plan = _solve(config)
-        except KeyboardInterrupt:  # before or after the search, which itself ends with a plan
-            return rows, True
-        interrupted = pressed.is_set() or plan.reason.startswith("the search was interrupted")
-        validation = None
-        if plan.complete and not interrupted:
-            try:
-                with terminal.progress(f"{config.solver.name}: replaying in the twin") as advance:
-                    validation = validate_plan(plan, None, seeds, on_progress=advance)
-            except KeyboardInterrupt:
-                interrupted = True
-        rows.append((plan, validation))
-        if interrupted:
-            return rows, True
-    return rows, False

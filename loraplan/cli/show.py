@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from rich.markup import escape
@@ -14,6 +14,7 @@ from loraplan.plan import Plan
 from loraplan.registry import Entry
 from loraplan.simulation import GPUReport
 from loraplan.validation import GPUVerdict, Validation
+from objectives import Objective
 from twin.metrics import Metrics, PerAdapter
 
 MOST_ADAPTERS = 20
@@ -91,6 +92,22 @@ def validation(found: Validation, made: Plan) -> None:
     )
 
 
+def losses(found: Mapping[str, Validation]) -> None:
+    """Print what the twin says of the plan that is left after each loss."""
+    table = new_table("lost", "starved", "worst served", "ITL ms", "TTFT p95 s")
+    for gpu_id, left in found.items():
+        table.add_row(
+            escape(gpu_id),
+            f"{left.starved_gpus} of {len(left.gpus)}",
+            percent(min((gpu.served_fraction.mean for gpu in left.gpus), default=math.nan)),
+            number(float(np.mean([gpu.itl_ms for gpu in left.gpus])), 1),
+            number(max((gpu.ttft_p95_s for gpu in left.gpus), default=None), 2),
+        )
+    out(table)
+    survived = sum(not left.starved_gpus for left in found.values())
+    out(f"[bold]{survived} of {len(found)} losses leave a plan that does not starve[/] in the twin")
+
+
 def _verdict(gpu: GPUVerdict) -> str:
     if not gpu.starts:
         return "[red]memory error[/]"
@@ -101,12 +118,13 @@ def _verdict(gpu: GPUVerdict) -> str:
 def comparison(rows: Sequence[tuple[Plan, Validation | None]]) -> None:
     """Print several plans of one problem side by side."""
     table = new_table(
-        "solver", "status", "GPUs", "objective", "bound", "seconds", "starved", "served", "ITL ms", "TTFT p95 s"
+        "solver", "for", "status", "GPUs", "objective", "bound", "seconds", "starved", "served", "ITL ms", "TTFT p95 s"
     )
     for made, found in rows:
         gpus = found.gpus if found else ()
         table.add_row(
             made.solver.name,
+            made.objective.name,
             made.status,
             str(len(made.gpus)),
             "none" if made.objective.value is None else f"{made.objective.value:g} {made.objective.unit}",
@@ -124,6 +142,21 @@ def comparison(rows: Sequence[tuple[Plan, Validation | None]]) -> None:
     for made, _ in rows:
         if made.reason:
             out(f"{made.solver.name}: {escape(made.reason)}")
+
+
+def values(rows: Sequence[tuple[Plan, Mapping[str, float]]], told: Mapping[str, Objective]) -> None:
+    """Print what every objective is worth for every plan, the best of each in bold."""
+    table = new_table("plan for", *(f"{name}, {objective.unit}" for name, objective in told.items()))
+    best = {name: min((found[name] for _, found in rows if name in found), default=math.nan) for name in told}
+    for made, found in rows:
+        cells = []
+        for name in told:
+            value = found.get(name, math.nan)
+            text = "-" if math.isnan(value) else f"{value:,.5g}"
+            cells.append(f"[bold]{text}[/]" if value <= best[name] * (1 + 1e-6) else text)
+        table.add_row(f"{made.objective.name}, {made.solver.name}", *cells)
+    out(table)
+    out("values as the twin measured them")
 
 
 def simulation(reports: Sequence[GPUReport], detailed: bool) -> None:
