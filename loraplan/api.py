@@ -72,7 +72,7 @@ def solve(
     return assemble(problem, parts, run, search, solution, fallbacks, time.monotonic() - started)
 
 
-def solve_config(config: Config, on_progress: Progress | None = None) -> Plan:
+def solve_config(config: Config, on_progress: Progress | None = None, start: Plan | None = None) -> Plan:
     """Build the config's problem, solve it as the config says, and record the config in the plan.
 
     Raises:
@@ -86,6 +86,7 @@ def solve_config(config: Config, on_progress: Progress | None = None) -> Plan:
         seed=config.seed,
         time_limit_s=config.time_limit_s,
         on_progress=on_progress,
+        start=start,
     )
     record = {
         "config": config.model_dump(mode="json"),

@@ -30,6 +30,7 @@ from loraplan.cli.options import (
     SolverOption,
     TimeLimitOption,
 )
+from loraplan.cli.pareto import pareto
 from loraplan.cli.simulate import simulate
 from loraplan.cli.train import train
 from loraplan.config import Config, build, load_config
@@ -158,6 +159,14 @@ app.command(
         "compare config.yaml --solver local_search --objectives gpu_count,latency,cost",
     )
 )(compare)
+
+
+app.command(
+    epilog=examples(
+        "pareto config.yaml",
+        "pareto config.yaml --x cost --y latency --set objective.figure=ttft_s --plot front.html --seeds 3",
+    )
+)(pareto)
 
 
 @app.command(name="list", epilog=examples("list solvers", "list profiles --json"))

@@ -10,6 +10,7 @@ import pandas as pd
 
 from loraplan.capacity import Capacity
 from loraplan.capacity_check import Replayed, TwinCheck
+from loraplan.pareto import Front, Point
 from surrogate.calibration import Calibration
 from surrogate.evaluation import Evaluation, Unseen
 from surrogate.examples import TARGETS
@@ -119,6 +120,32 @@ def _error_bars(points: Sequence[Replayed]) -> dict[str, Any]:
         "array": [scaled(point, part.high - part.mean) for point, part in served],
         "arrayminus": [scaled(point, part.mean - part.low) for point, part in served],
     }
+
+
+def front(found: Front) -> str:
+    """One objective against another, a point for each plan: an HTML page."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    best = [point for point in found.points if point.best]
+    others = [point for point in found.points if not point.best]
+
+    def text(point: Point) -> str:
+        return f"{len(point.plan.gpus)} GPUs, slots {', '.join(str(gpu.slots) for gpu in point.plan.gpus)}"
+
+    for name, points, mode in (("front", best, "lines+markers"), ("behind it", others, "markers")):
+        if points:
+            x, y = [point.x for point in points], [point.y for point in points]
+            figure.add_trace(go.Scatter(x=x, y=y, name=name, mode=mode, text=[text(point) for point in points]))
+    seen = [point for point in found.points if point.validation is not None]
+    if seen:
+        x, y = [point.twin_x for point in seen], [point.twin_y for point in seen]
+        figure.add_trace(go.Scatter(x=x, y=y, name="in the twin", mode="markers", marker_symbol="x"))
+    figure.update_xaxes(title_text=f"{found.x}, {found.x_unit}")
+    figure.update_yaxes(title_text=f"{found.y}, {found.y_unit}", rangemode="tozero")
+    figure.update_layout(title=f"{found.y} against {found.x}", template="plotly_white", height=600)
+    page: str = figure.to_html(include_plotlyjs=True, full_html=True)
+    return page
 
 
 RISKS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
