@@ -100,15 +100,20 @@ def _planned(
                 max_rank=search.problem.max_rank(load.gpu_type, load.adapters),
                 adapters=tuple(PlannedAdapter(name=a.name, rank=a.rank, rate=a.rate, share=s) for a, s in adapters),
                 cost=finite(costs[row]),
-                predicted=Predicted(
-                    served_fraction=float(predicted.served_fraction[row]),
-                    throughput_tok_s=float(predicted.throughput_tok_s[row]),
-                    itl_ms=finite(predicted.itl_ms[row]),
-                    ttft_s=finite(predicted.ttft_s[row]),
-                    ttft_p95_s=finite(predicted.ttft_p95_s[row]),
-                    kv_utilisation=float(predicted.kv_utilisation[row]),
-                    outside=search.oracle.outside(load),
-                ),
+                predicted=figures(predicted, row, search.oracle.outside(load)),
             )
         )
     return tuple(gpus)
+
+
+def figures(predicted: Predictions, row: int, outside: tuple[str, ...]) -> Predicted:
+    """What an oracle says of one GPU, as a plan has it; ``outside`` is what is out of the oracle's range."""
+    return Predicted(
+        served_fraction=float(predicted.served_fraction[row]),
+        throughput_tok_s=float(predicted.throughput_tok_s[row]),
+        itl_ms=finite(predicted.itl_ms[row]),
+        ttft_s=finite(predicted.ttft_s[row]),
+        ttft_p95_s=finite(predicted.ttft_p95_s[row]),
+        kv_utilisation=float(predicted.kv_utilisation[row]),
+        outside=outside,
+    )

@@ -31,6 +31,7 @@ from loraplan.cli.options import (
     TimeLimitOption,
 )
 from loraplan.cli.pareto import pareto
+from loraplan.cli.replan import replan
 from loraplan.cli.simulate import simulate
 from loraplan.cli.train import train
 from loraplan.config import Config, build, load_config
@@ -167,6 +168,14 @@ app.command(
         "pareto config.yaml --x cost --y latency --set objective.figure=ttft_s --plot front.html --seeds 3",
     )
 )(pareto)
+
+
+app.command(
+    epilog=examples(
+        "replan plan.json --workload tomorrow.yaml --max-moves 20 -o new.json",
+        "replan plan.json --workload tomorrow.yaml --max-moves 20 --steps steps.json --objective latency",
+    )
+)(replan)
 
 
 @app.command(name="list", epilog=examples("list solvers", "list profiles --json"))

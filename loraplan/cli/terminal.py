@@ -177,6 +177,11 @@ def percentiles(spread: Any, digits: int) -> str:
     return " / ".join(number(value, digits) for value in (spread.p50, spread.p95, spread.p99))
 
 
+def as_json(value: Any) -> str:
+    """``value`` as JSON text."""
+    return json.dumps(plain(value), indent=1, allow_nan=False) + "\n"
+
+
 def print_json(value: Any) -> None:
     """Print ``value`` as JSON to stdout, and nothing else."""
-    print(json.dumps(plain(value), indent=1, allow_nan=False))  # noqa: T201
+    print(as_json(value), end="")  # noqa: T201
