@@ -41,10 +41,12 @@ def assemble(
         problem: as the user gave it.
         parts: the same with replicas.
         run, search: what was run, and the search of the solution.
-        solution: what the solver found for ``search.problem``, whose adapters are those of ``parts``.
+        solution: what the solver found, for the problem of ``parts`` or of its own replicas of that one's adapters.
         fallbacks: where the adapters of each GPU go if it is lost; empty without a reserve.
         runtime_s: how long all of it took.
     """
+    if solution.replicas is not None:
+        parts = parts.then(solution.replicas)
     predicted = search.oracle.predict(solution.loads)
     costs = search.costs(solution.loads, predicted)
     placed = {parts.origin[i] for load in solution.loads for i in load.adapters}

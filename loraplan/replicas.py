@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,6 +30,11 @@ class Split:
     origin: tuple[int, ...]
     shares: Floats
 
+    def then(self, further: Split) -> Split:
+        """Both, one after the other: ``further`` splits this one's problem."""
+        origin = tuple(self.origin[i] for i in further.origin)
+        return Split(further.problem, origin, self.shares[list(further.origin)] * further.shares)
+
 
 def whole(problem: Problem) -> Split:
     """Nothing is split."""
@@ -56,7 +61,7 @@ def split(problem: Problem, oracle_of: Callable[[Problem], Oracle]) -> Split:
             raise BadInputError(f"constraints: {count} replicas of adapter {name} need as many GPUs, of {problem.gpus}")
         if any(name in group for group in limits.together):
             raise BadInputError(f"adapter {name} needs {count} replicas, so it cannot be kept together with others")
-    return _replicated(problem, counts)
+    return divide(problem, {i: [1.0 / count] * count for i, count in counts.items()})
 
 
 def _too_hot(problem: Problem, oracle: Oracle) -> list[int]:
@@ -106,29 +111,35 @@ def _fewest_replicas(problem: Problem, hot: list[int], oracle_of: Callable[[Prob
     return found
 
 
-def _replicated(problem: Problem, counts: dict[int, int]) -> Split:
-    if not counts:
+def divide(problem: Problem, shares: Mapping[int, Sequence[float]]) -> Split:
+    """Replace adapters by replicas.
+
+    Args:
+        problem: whose adapters are divided.
+        shares: adapter -> the shares of its replicas, two or more that add up to 1.
+    """
+    if not shares:
         return whole(problem)
     adapters: list[Adapter] = []
     origin: list[int] = []
+    parts: list[float] = []
     names: dict[str, tuple[str, ...]] = {}
     for i, adapter in enumerate(problem.adapters):
-        count = counts.get(i, 1)
-        names[adapter.name] = (
-            tuple(_name(problem, adapter.name, k) for k in range(count)) if count > 1 else (adapter.name,)
-        )
-        adapters += [replace(adapter, name=name, rate=adapter.rate / count) for name in names[adapter.name]]
-        origin += [i] * count
-    shares = np.array([1.0 / counts.get(i, 1) for i in origin])
+        mine = tuple(shares.get(i, (1.0,)))
+        labels = tuple(_name(problem, adapter.name, k) for k in range(len(mine))) if len(mine) > 1 else (adapter.name,)
+        names[adapter.name] = labels
+        adapters += [replace(adapter, name=n, rate=adapter.rate * part) for n, part in zip(labels, mine, strict=True)]
+        origin += [i] * len(mine)
+        parts += mine
     limits = problem.constraints
     groups = [tuple(replica for name in group for replica in names[name]) for group in limits.separate]
     limits = replace(
         limits,
         pins={replica: pin for name, pin in limits.pins.items() for replica in names[name]},
-        separate=(*groups, *(names[problem.adapters[i].name] for i in counts)),
+        separate=(*groups, *(names[problem.adapters[i].name] for i in shares)),
         replicas={},
     )
-    return Split(replace(problem, adapters=tuple(adapters), constraints=limits), tuple(origin), shares)
+    return Split(replace(problem, adapters=tuple(adapters), constraints=limits), tuple(origin), np.array(parts))
 
 
 def _name(problem: Problem, name: str, number: int) -> str:

@@ -63,6 +63,7 @@ def with_reserve(problem: Problem, run: Run) -> Reserved:
     bound, factor, beyond = solution.lower_bound, 1.0, ""
     if solution.status not in ("optimal", "feasible"):
         return Reserved(parts, search, solution, ())
+    parts = parts if solution.replicas is None else parts.then(solution.replicas)
     while factor <= MOST:
         fallbacks = [evacuate(search, solution.loads, lost) for lost in range(len(solution.loads))]
         if all(fallback is not None for fallback in fallbacks):
@@ -71,6 +72,7 @@ def with_reserve(problem: Problem, run: Run) -> Reserved:
         factor *= STEP
         scaled = split(problem.scaled(factor), run.oracle_of)
         _, solution = run.search(scaled.problem)
+        scaled = scaled if solution.replicas is None else scaled.then(solution.replicas)
         if solution.status not in ("optimal", "feasible"):
             beyond = f"; with more: {solution.reason}"
             break

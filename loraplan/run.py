@@ -59,6 +59,7 @@ class Run:
             on_progress=self.on_progress,
             headroom=Headroom(problem, self.oracle.kind, self.oracle.params).of if objective.needs_headroom else None,
             start=start,
+            oracle_of=self.oracle_of,
         )
 
     def search(self, problem: Problem, start: Plan | None = None) -> tuple[Search, Solution]:
@@ -76,7 +77,9 @@ class Run:
             solution = best_so_far(search, str(stopped))
         except KeyboardInterrupt:
             solution = best_so_far(search)
-        flaw = complaint(problem, solution) or _broken_limit(search, solution)
+        if solution.replicas is not None:
+            search = self.prepare(solution.replicas.problem)
+        flaw = complaint(search.problem, solution) or _broken_limit(search, solution)
         if flaw:
             raise PluginError(f"solver {self.solver.name!r} returned a wrong plan: {flaw}")
         return search, solution

@@ -13,5 +13,20 @@ SOLVERS.register(
 SOLVERS.register(
     "local_search", "solvers.local_search:LocalSearch", "improves a plan by moves and swaps, for any objective"
 )
+SOLVERS.register("first_fit", "solvers.best_fit:FirstFit", "one adapter at a time onto the first GPU that takes it")
+SOLVERS.register(
+    "max_base", "solvers.max_base:MaxBase", "published baseline: GPUs filled to the base model's throughput"
+)
+SOLVERS.register("max_base_half", "solvers.max_base:MaxBaseHalf", "the same with half as many slots (MaxBase*)")
+SOLVERS.register(
+    "random", "solvers.random_placement:RandomPlacement", "published baseline: random GPU and slots; GPU count swept"
+)
+SOLVERS.register(
+    "least_loaded", "solvers.least_loaded:LeastLoaded", "published latency variant (ProposedLat); GPU count swept"
+)
+SOLVERS.register("dlora", "solvers.dlora:DLoRA", "published baseline (OSDI 2024), with replicas; GPU count swept")
+SOLVERS.register(
+    "loraserve", "solvers.loraserve:LoRAServe", "published baseline (arXiv 2511.22880), GPUs by rank; GPU count swept"
+)
 
 __all__ = ["SOLVERS", "Search", "Solution", "Solver"]

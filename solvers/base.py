@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from loraplan.errors import LoraplanError
 from loraplan.oracle import Oracle, Predictions
 from loraplan.problem import GPULoad, Problem
+from loraplan.replicas import Split
 from loraplan.workload import Floats
 from objectives.base import Objective
 
@@ -37,12 +38,15 @@ class Solution:
         loads: the GPUs in use; for ``unknown`` and ``infeasible`` possibly a part of the adapters only.
         lower_bound: no plan costs less, with respect to the oracle; None where the solver proves nothing.
         reason: for ``unknown`` and ``infeasible``, one line: which adapters, which limit.
+        replicas: the search's problem with adapters divided among GPUs, if the solver did so; the adapters of ``loads``
+            are then those of its problem.
     """
 
     status: Status
     loads: tuple[GPULoad, ...] = ()
     lower_bound: float | None = None
     reason: str = ""
+    replicas: Split | None = None
 
 
 @dataclass
@@ -57,6 +61,7 @@ class Search:
         on_progress: called by ``publish`` with (adapters placed, adapters in all, GPUs in use).
         headroom: says how far loads are from starving (`loraplan.headroom`), for objectives that ask for it.
         start: GPUs of a plan to begin with, for solvers that improve one; it may have become infeasible.
+        oracle_of: makes the oracle of another problem, for solvers that divide adapters among GPUs.
     """
 
     problem: Problem
@@ -67,6 +72,7 @@ class Search:
     on_progress: Callable[[int, int, int], None] | None = None
     headroom: Callable[[Sequence[GPULoad]], Floats] | None = None
     start: tuple[GPULoad, ...] = ()
+    oracle_of: Callable[[Problem], Oracle] | None = None
     incumbent: tuple[GPULoad, ...] = field(default=(), init=False)
 
     def check(self) -> None:
@@ -89,6 +95,14 @@ class Search:
         if self.problem.restricted:
             kept &= np.fromiter(map(self.problem.allows, loads), np.bool_, len(loads))
         return kept, predicted
+
+    def on(self, problem: Problem) -> Search:
+        """The same search, of another problem."""
+        if problem is self.problem:
+            return self
+        if self.oracle_of is None:
+            raise LoraplanError("this search cannot judge other problems")
+        return replace(self, problem=problem, oracle=self.oracle_of(problem), on_progress=None)
 
     def costs(self, loads: Sequence[GPULoad], predicted: Predictions) -> Floats:
         """What each load costs, shape (loads,)."""
@@ -139,6 +153,9 @@ class Solver(ABC):
 
     Params: ClassVar[type[Any]]
     """Frozen dataclass of the solver's settings."""
+
+    baseline: ClassVar[bool] = False
+    """Whether it is a published baseline that goes its own way: constraints and oracle only say whether that is a plan."""
 
     @abstractmethod
     def __init__(self, params: Any) -> None:

@@ -1,4 +1,4 @@
-"""Best-fit decreasing: one adapter at a time onto the fullest GPU that takes it, with the slots that suit it."""
+"""Best-fit and first-fit decreasing: one adapter at a time onto a GPU that takes it, with the slots that suit it."""
 
 from __future__ import annotations
 
@@ -62,6 +62,7 @@ class BestFit(Solver):
     """Adapters in decreasing (rank, rate), each onto the fullest GPU (highest ITL) that takes it, else a new one."""
 
     Params: ClassVar[type[Any]] = BestFitParams
+    _name = "best_fit"
 
     def __init__(self, params: BestFitParams) -> None:
         """Take the numbers of slots to choose from."""
@@ -76,7 +77,7 @@ class BestFit(Solver):
         used: list[_GPU] = []
         left: list[int] = []
         for seen, unit in enumerate(decreasing(problem)):
-            offers = [*sorted(used, key=lambda gpu: -gpu.itl_ms), *(empty[t] for t in stock.types())]
+            offers = [*self._offers(used), *(empty[t] for t in stock.types())]
             taker = next((gpu for gpu in offers if _takes(search, choices, gpu, unit, kinds[unit])), None)
             if taker is None:
                 left += unit
@@ -88,7 +89,20 @@ class BestFit(Solver):
             if seen % PUBLISH_EVERY == 0:
                 search.publish([gpu.load for gpu in used])
         refused = [GPULoad(t, (left[0],), min(self._slots or (1,))) for t in stock.types()] if left else []
-        return conclude(search, "best_fit", [gpu.load for gpu in used], left, refused)
+        return conclude(search, self._name, [gpu.load for gpu in used], left, refused)
+
+    def _offers(self, used: Sequence[_GPU]) -> Sequence[_GPU]:
+        """The GPUs in use, in the order in which a unit is offered to them."""
+        return sorted(used, key=lambda gpu: -gpu.itl_ms)
+
+
+class FirstFit(BestFit):
+    """Adapters in decreasing (rank, rate), each onto the first GPU in use that takes it, else a new one."""
+
+    _name = "first_fit"
+
+    def _offers(self, used: Sequence[_GPU]) -> Sequence[_GPU]:
+        return used
 
 
 def decreasing(problem: Problem) -> list[tuple[int, ...]]:

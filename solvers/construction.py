@@ -113,7 +113,7 @@ def conclude(
     if refused:
         block = refused[0].adapters
         what = "the next adapter" if len(block) == 1 else f"the next block of {len(block)}"
-        limits = "; ".join(text for text in _shortfalls(search, refused) if text)
+        limits = "; ".join(text for text in shortfalls(search, refused) if text)
         reason += f": an empty GPU does not take {what} ({limits}){hint}"
     else:
         gpus = problem.gpus
@@ -137,7 +137,7 @@ def _fits_nowhere(search: Search, left: Sequence[int]) -> str:
         kind = tuple(sorted((problem.adapters[i].rank, laws[i]) for i in unit)), problem.types_of(unit)
         hardest[kind if len(unit) == 1 else unit] = unit
     asked = [GPULoad(t, unit, len(unit)) for unit in hardest.values() for t in problem.types_of(unit)]
-    texts = dict(zip(asked, _shortfalls(search, asked), strict=True))
+    texts = dict(zip(asked, shortfalls(search, asked), strict=True))
     broken = {
         unit: limits
         for unit in hardest.values()
@@ -170,7 +170,7 @@ def _fits_with_other_slots(search: Search, unit: tuple[int, ...]) -> bool:
     return bool(loads) and bool(search.judge(loads)[0].any())
 
 
-def _shortfalls(search: Search, loads: Sequence[GPULoad]) -> list[str]:
+def shortfalls(search: Search, loads: Sequence[GPULoad]) -> list[str]:
     """For each load the limit it breaks, in words; empty where it keeps them all."""
     problem = search.problem
     texts = {load: _does_not_start(problem, load) for load in loads if not problem.starts(load)}
