@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 
 from loraplan.oracle import Predictions
 from loraplan.plan import (
+    LogEntry,
     ObjectiveValue,
     OracleRecord,
     Plan,
@@ -65,6 +67,7 @@ def assemble(
             name=run.solver.name, params=run.solver.settings, seed=run.seed, runtime_s=round(runtime_s, 6)
         ),
         oracle=OracleRecord(name=run.oracle.name, params=run.oracle.settings),
+        log=tuple(LogEntry(**asdict(event)) for event in search.events),
         provenance=Provenance(
             loraplan=version("loraplan"),
             created=datetime.now(UTC).isoformat(timespec="seconds"),

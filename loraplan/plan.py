@@ -84,6 +84,25 @@ class OracleRecord(_Part):
     params: dict[str, Any] = Field(default_factory=dict)
 
 
+class LogEntry(_Part):
+    """What the search had at a time."""
+
+    seconds: NonNegative = Field(description="since it began")
+    gpus: int
+    value: float | None = Field(description="cost of the best plan; null before there was a complete one")
+    bound: float | None = Field(description="no plan costs less; null before anything was proven")
+
+
+class Verification(_Part):
+    """How the twin took part in the search."""
+
+    rounds: int = Field(ge=1, description="solved and replayed so many times")
+    cuts: int = Field(ge=0, description="GPU loads cut off because they starved in the twin")
+    planned_for: float = Field(description="the rates that the solver was told / those there are, in the last round")
+    confirmed: bool = Field(description="no GPU of the plan starved in the twin")
+    seeds: tuple[int, ...] = Field(description="of the replays")
+
+
 class Provenance(_Part):
     """All it takes to make the plan again or to replay its workload."""
 
@@ -109,6 +128,8 @@ class Plan(_Part):
     )
     solver: SolverRecord
     oracle: OracleRecord
+    verification: Verification | None = Field(default=None, description="null if the twin was not asked")
+    log: tuple[LogEntry, ...] = Field(default=(), description="better plans and bounds, as they were found")
     provenance: Provenance
 
     @model_validator(mode="after")

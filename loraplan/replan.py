@@ -18,8 +18,8 @@ from loraplan.errors import BadInputError
 from loraplan.plan import Plan, SolverRecord
 from loraplan.run import Run
 from loraplan.servers import Servers, grown, in_force, shrunk
-from loraplan.validation import FIRST_FRESH_SEED, simulation
-from loraplan.workload import Requests, Workload
+from loraplan.validation import FIRST_FRESH_SEED, share_of, simulation
+from loraplan.workload import Workload
 
 Unit = tuple[int, ...]
 Fits = Callable[[Plan, str], bool]
@@ -104,20 +104,14 @@ def replan(
 def in_the_twin(workload: Workload, limit: float, seeds: int = 1) -> Fits:
     """Whether a server of a plan serves ``limit`` of what arrives in the twin, in the mean over the seeds."""
     streams = [workload.requests(seed) for seed in range(FIRST_FRESH_SEED, FIRST_FRESH_SEED + seeds)]
-    index = {adapter.name: i for i, adapter in enumerate(workload.adapters)}
+    names = [adapter.name for adapter in workload.adapters]
 
     def fits(plan: Plan, gpu_id: str) -> bool:
         gpu = next(gpu for gpu in plan.gpus if gpu.id == gpu_id)
-        place, share = np.full(len(index), -1, dtype=np.int64), np.zeros(len(index))
-        for n, adapter in enumerate(gpu.adapters):
-            place[index[adapter.name]], share[index[adapter.name]] = n, adapter.share
-        served = []
-        for stream in streams:
-            rng = np.random.default_rng(len(gpu.adapters))
-            mine = stream.select(rng.random(len(stream)) < share[stream.adapter])
-            asked = Requests(mine.arrival_s, place[mine.adapter], mine.tokens_in, mine.tokens_out)
-            served.append(simulation(plan, gpu, asked, workload.horizon_s, f"GPU {gpu_id}").metrics().served_fraction)
-        return float(np.mean(served)) >= limit
+        placed = [(adapter.name, adapter.share) for adapter in gpu.adapters]
+        asked = (share_of(stream, names, placed) for stream in streams)
+        runs = [simulation(plan, gpu, one, workload.horizon_s, f"GPU {gpu_id}").metrics() for one in asked]
+        return float(np.mean([run.served_fraction for run in runs])) >= limit
 
     return fits
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from loraplan.errors import PluginError
 from loraplan.headroom import Headroom
@@ -13,7 +14,7 @@ from loraplan.problem import GPULoad, Problem
 from loraplan.registry import Chosen
 from objectives import Objective
 from solvers import Search, Solution
-from solvers.base import SearchStoppedError, complaint
+from solvers.base import Excluded, SearchStoppedError, complaint
 
 Progress = Callable[[int, int, int], None]
 """Called with (adapters placed, adapters in all, GPUs in use)."""
@@ -47,7 +48,18 @@ class Run:
             self._oracles[problem] = self.oracle.kind(problem, self.oracle.params)
         return self._oracles[problem]
 
-    def prepare(self, problem: Problem, start: tuple[GPULoad, ...] = ()) -> Search:
+    @property
+    def timed_out(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def for_half_the_time(self) -> Run:
+        """The same with half of what is left until the deadline."""
+        if self.deadline is None:
+            return self
+        return replace(self, deadline=self.deadline - max(0.0, self.deadline - time.monotonic()) / 2)
+
+    def prepare(self, problem: Problem, start: tuple[GPULoad, ...] = (), cuts: Excluded | None = None) -> Search:
         """A search that has not begun."""
         objective: Objective = self.objective.kind(self.objective.params)
         return Search(
@@ -60,16 +72,19 @@ class Run:
             headroom=Headroom(problem, self.oracle.kind, self.oracle.params).of if objective.needs_headroom else None,
             start=start,
             oracle_of=self.oracle_of,
+            cuts=cuts,
         )
 
-    def search(self, problem: Problem, start: Plan | None = None) -> tuple[Search, Solution]:
+    def search(
+        self, problem: Problem, start: Plan | None = None, cuts: Excluded | None = None
+    ) -> tuple[Search, Solution]:
         """Solve ``problem``; Ctrl-C and the deadline end it with the best found so far.
 
         Raises:
             BadInputError: the problem lacks what the objective needs.
             PluginError: the solver returned something that is no plan of this problem.
         """
-        search = self.prepare(problem, loads_of(start, problem) if start else ())
+        search = self.prepare(problem, loads_of(start, problem) if start else (), cuts)
         search.costs([], Predictions.none())  # what an objective lacks is said before the search
         try:
             solution = self.solver.kind(self.solver.params).solve(search)
@@ -119,5 +134,7 @@ def best_so_far(search: Search, why: str = INTERRUPTED) -> Solution:
     placed = sum(len(load.adapters) for load in search.incumbent)
     total = len(search.problem.adapters)
     if placed == total:
-        return Solution("feasible", search.incumbent)
-    return Solution("unknown", search.incumbent, reason=f"{why} when {placed} of {total} adapters were placed")
+        return Solution("feasible", search.incumbent, search.bound)
+    return Solution(
+        "unknown", search.incumbent, search.bound, reason=f"{why} when {placed} of {total} adapters were placed"
+    )

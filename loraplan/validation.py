@@ -196,6 +196,22 @@ def route(plan: Plan, workload: Workload, seed: int) -> list[Requests]:
     return streams
 
 
+def share_of(stream: Requests, asked: Sequence[str], placed: Sequence[tuple[str, float]]) -> Requests:
+    """The requests that one GPU gets of a stream of all: those of its adapters, by chance as many as its shares.
+
+    Args:
+        stream: of all adapters.
+        asked: their names; what index i of the stream means.
+        placed: names and shares of the GPU's adapters, which the indices of the result count.
+    """
+    index = {name: i for i, name in enumerate(asked)}
+    place, share = np.full(len(index), -1, dtype=np.int64), np.zeros(len(index))
+    for n, (name, part) in enumerate(placed):
+        place[index[name]], share[index[name]] = n, part
+    mine = stream.select(np.random.default_rng(len(placed)).random(len(stream)) < share[stream.adapter])
+    return Requests(mine.arrival_s, place[mine.adapter], mine.tokens_in, mine.tokens_out)
+
+
 def starts(plan: Plan, gpu: PlannedGPU) -> bool:
     """Whether the GPU's server starts."""
     return _profile(plan, gpu).starts(gpu.slots, gpu.max_rank)

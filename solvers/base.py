@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,12 +49,29 @@ class Solution:
     replicas: Split | None = None
 
 
+class Excluded(Protocol):
+    """Loads that are known not to do (`solvers.cuts`)."""
+
+    def allow(self, loads: Sequence[GPULoad]) -> NDArray[np.bool_]:
+        """Which loads are not among them, shape (loads,)."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a search had at a time: seconds since it began, GPUs, cost (None: not complete), bound (None: none)."""
+
+    seconds: float
+    gpus: int
+    value: float | None
+    bound: float | None
+
+
 @dataclass
 class Search:
     """One search: the problem, how to judge a load, when to stop, and the best found so far.
 
-    Solvers call ``check`` between units of work (it raises when the time is up) and ``publish`` whenever they have
-    something that a user who stops now would want.
+    Solvers call ``check`` between units of work (it raises when the time is up), ``publish`` whenever they have
+    something that a user who stops now would want, and ``prove`` when they know that no plan costs less than something.
 
     Attributes:
         deadline: ``time.monotonic()`` after which to stop; None for no limit.
@@ -62,6 +79,9 @@ class Search:
         headroom: says how far loads are from starving (`loraplan.headroom`), for objectives that ask for it.
         start: GPUs of a plan to begin with, for solvers that improve one; it may have become infeasible.
         oracle_of: makes the oracle of another problem, for solvers that divide adapters among GPUs.
+        cuts: loads that are not allowed, whatever the oracle says.
+        bound: what no plan costs less than, as far as is proven; None if nothing is.
+        events: the better plans and bounds, as they came.
     """
 
     problem: Problem
@@ -73,7 +93,11 @@ class Search:
     headroom: Callable[[Sequence[GPULoad]], Floats] | None = None
     start: tuple[GPULoad, ...] = ()
     oracle_of: Callable[[Problem], Oracle] | None = None
+    cuts: Excluded | None = None
     incumbent: tuple[GPULoad, ...] = field(default=(), init=False)
+    bound: float | None = field(default=None, init=False)
+    events: list[Event] = field(default_factory=list, init=False)
+    _begun: float = field(default_factory=time.monotonic, init=False)
 
     def check(self) -> None:
         """Raise SearchStoppedError if the time is up."""
@@ -83,9 +107,22 @@ class Search:
     def publish(self, loads: Sequence[GPULoad]) -> None:
         """Keep ``loads`` (complete or not) as what the search has to show so far."""
         self.incumbent = tuple(loads)
+        placed = sum(len(load.adapters) for load in loads)
+        if placed == len(self.problem.adapters):
+            value = float(self.costs(loads, self.oracle.predict(loads)).sum())
+            if not any(event.value is not None and event.value <= value for event in self.events):
+                self._record(value)
         if self.on_progress is not None:
-            placed = sum(len(load.adapters) for load in loads)
             self.on_progress(placed, len(self.problem.adapters), len(loads))
+
+    def prove(self, bound: float) -> None:
+        """Keep it in mind that no plan costs less than ``bound``, with respect to the oracle."""
+        if self.bound is None or bound > self.bound:
+            self.bound = bound
+            self._record(min((event.value for event in self.events if event.value is not None), default=None))
+
+    def _record(self, value: float | None) -> None:
+        self.events.append(Event(time.monotonic() - self._begun, len(self.incumbent), value, self.bound))
 
     def judge(self, loads: Sequence[GPULoad]) -> tuple[NDArray[np.bool_], Predictions]:
         """Which loads keep the constraints, shape (loads,), and what the oracle says of them."""
@@ -94,6 +131,8 @@ class Search:
         kept = predicted.keeps(self.problem.constraints)
         if self.problem.restricted:
             kept &= np.fromiter(map(self.problem.allows, loads), np.bool_, len(loads))
+        if self.cuts is not None:
+            kept &= self.cuts.allow(loads)
         return kept, predicted
 
     def on(self, problem: Problem) -> Search:
@@ -155,7 +194,7 @@ class Solver(ABC):
     """Frozen dataclass of the solver's settings."""
 
     baseline: ClassVar[bool] = False
-    """Whether it is a published baseline that goes its own way: constraints and oracle only say whether that is a plan."""
+    """Whether it is a published baseline that goes its own way: the oracle only says whether that makes a plan."""
 
     @abstractmethod
     def __init__(self, params: Any) -> None:

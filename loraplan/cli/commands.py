@@ -28,7 +28,9 @@ from loraplan.cli.options import (
     SeedsOption,
     SetOption,
     SolverOption,
+    StartOption,
     TimeLimitOption,
+    VerifyOption,
 )
 from loraplan.cli.pareto import pareto
 from loraplan.cli.replan import replan
@@ -86,17 +88,20 @@ def solve(
     time_limit: TimeLimitOption = None,
     seed: SeedOption = None,
     changes: SetOption = None,
+    verify: VerifyOption = None,
+    start: StartOption = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="PLAN.json", help="Save the plan.")] = None,
     as_json: JSONOption = False,
 ) -> None:
     """Search a plan for a config, print it, and save it with `-o`.
 
-    Ctrl-C and --time-limit end the search with the best found so far. Exit code 1 means that there is no complete plan;
-    the reason names the adapters and the limit, and nothing is saved.
+    Ctrl-C, SIGTERM and --time-limit end the search with the best found so far. Exit code 1 means that there is no
+    complete plan; the reason names the adapters and the limit, and nothing is saved.
     """
     if output is not None:
         require_writable(output)
-    plan = options.solve(options.read(config, solver, objective, oracle, time_limit, seed, changes))
+    begin = None if start is None else read_plan(start)
+    plan = options.solve(options.read(config, solver, objective, oracle, time_limit, seed, changes, verify), begin)
     if as_json:
         typer.echo(plan.to_json(), nl=False)
     else:

@@ -21,7 +21,9 @@ class ErrorsInOneLine(TyperGroup):
     """Turns errors made on purpose, and those in a command's arguments, into a line on stderr and their exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the chosen command."""
+        """Run the chosen command; SIGTERM ends it as Ctrl-C does."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             return super().invoke(ctx)
         except LoraplanError as error:

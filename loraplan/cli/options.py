@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import AbstractContextManager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,14 @@ from loraplan.api import solve_config
 from loraplan.cli import terminal
 from loraplan.config import Config, load_config
 from loraplan.plan import Plan
+
+
+class Verify(StrEnum):
+    """What verifies a plan while it is made."""
+
+    none = "none"
+    twin = "twin"
+
 
 ConfigArgument = Annotated[
     Path, typer.Argument(metavar="CONFIG.yaml", help="What to plan: see `loraplan schema config`.")
@@ -39,6 +48,14 @@ SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Instead o
 TimeLimitOption = Annotated[
     float | None, typer.Option("--time-limit", min=0, metavar="S", help="Stop after S seconds with the best so far.")
 ]
+VerifyOption = Annotated[
+    Verify | None,
+    typer.Option("--verify", help="Replay every GPU in the twin, cut off what starves, and search on until none does."),
+]
+StartOption = Annotated[
+    Path | None,
+    typer.Option("--start", metavar="PLAN.json", help="Begin with this plan, if the solver improves plans."),
+]
 SeedsOption = Annotated[int, typer.Option("--seeds", min=1, help="How many fresh seeds to replay.")]
 
 
@@ -50,15 +67,19 @@ def read(
     time_limit: float | None,
     seed: int | None,
     changes: list[str] | None,
+    verify: Verify | None = None,
 ) -> Config:
     """The config, with what the options change in it."""
     named = {"solver": solver, "objective": objective, "oracle": oracle, "time_limit_s": time_limit, "seed": seed}
+    named["verify"] = None if verify is None else verify.value
     given = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
     return load_config(path, [*given, *(changes or [])])
 
 
-def solve(config: Config) -> Plan:
+def solve(config: Config, start: Plan | None = None) -> Plan:
     """Solve, with a progress bar."""
     progress: AbstractContextManager[Any] = terminal.progress(f"{config.solver.name}: placing adapters")
     with progress as advance:
-        return solve_config(config, on_progress=lambda placed, total, gpus: advance(placed, total, f"{gpus} GPUs"))
+        return solve_config(
+            config, on_progress=lambda placed, total, gpus: advance(placed, total, f"{gpus} GPUs"), start=start
+        )

@@ -54,6 +54,17 @@ def plan(made: Plan) -> None:
         f"[bold]{made.status}[/]: {made.objective.name} = {value}{bound}{gap}; {adapters} adapters placed by "
         f"{made.solver.name} on the {made.oracle.name} oracle in {made.solver.runtime_s:.2f} s"
     )
+    verification(made)
+
+
+def verification(made: Plan) -> None:
+    """Print how the twin took part in the search, if it did."""
+    found = made.verification
+    if found is None:
+        return
+    more = f", planning for {found.planned_for:g} times the rates" if found.planned_for > 1 else ""
+    said = "no GPU starves in the twin" if found.confirmed else "[red]not confirmed by the twin[/]"
+    out(f"{said}: {found.rounds} rounds, {found.cuts} loads cut off{more}, {len(found.seeds)} seeds")
 
 
 def validation(found: Validation, made: Plan) -> None:

@@ -1,6 +1,6 @@
 """Configurations: the format of the file, reading it, and the planning task it describes."""
 
-from loraplan.config.case import Case, build, build_constraints, build_fleet, build_workload
+from loraplan.config.case import Case, build, build_constraints, build_fleet, build_workload, planned_workload
 from loraplan.config.laws import ArrivalsSpec, LengthsSpec, PopularitySpec
 from loraplan.config.load import load_config, load_settings, parse_config
 from loraplan.config.schema import (
@@ -21,6 +21,7 @@ __all__ = [
     "Case",
     "build",
     "build_workload",
+    "planned_workload",
     "build_fleet",
     "build_constraints",
     "WorkloadSpec",

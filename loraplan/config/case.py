@@ -67,6 +67,14 @@ def build_workload(config: Config) -> Workload:
     return RateWorkload(adapters, spec.horizon_s or arrivals.cycle_s or 3600.0, arrivals)
 
 
+def planned_workload(config: Config) -> Workload:
+    """The workload that is planned for: of a trace its plan window, else what validation replays."""
+    spec = config.workload
+    if spec.trace is not None:
+        spec = spec.model_copy(update={"replay_window": spec.plan_window})
+    return build_workload(config.model_copy(update={"workload": spec}))
+
+
 def _scaled(adapters: tuple[Adapter, ...], factor: float) -> tuple[Adapter, ...]:
     if factor == 1.0:
         return adapters

@@ -257,6 +257,11 @@ class Config(Part):
     """What searches for the plan."""
     oracle: PluginSpec = PluginSpec(name="fluid")
     """What predicts how a loaded GPU behaves."""
+    verify: Literal["none", "twin"] = "none"
+    """Whether every GPU of the plan is replayed in the twin, with the workload that is planned for; what starves there
+    is cut off, and the solver goes on until nothing does."""
+    verify_seeds: Annotated[int, Field(ge=1, le=1000)] = 3
+    """Seeds of these replays."""
     time_limit_s: NonNegative | None = None
     """Seconds the solver may take; no limit if not given."""
     seed: Seed = 0
