@@ -205,7 +205,10 @@ class FluidBinTypes(BinTypes):
         kv_tokens = self._kv_tokens(box.gpu_type, box.max_rank, box.slots[0])
         rows = np.zeros((ROWS, items.rate.size))
         most_tokens = min(float(limits.max_num_batched_tokens), box.tokens[1] * u[0])
-        rows[0] = (items.asked if box.family == "resident" else items.busy(v[0])) / max(box.slots[1], 1e-9)
+        if box.family == "resident":
+            rows[0] = items.asked / max(box.slots[1], 1e-9)
+        elif not (box.all_load and box.family == "full"):
+            rows[0] = items.busy(v[0]) / box.slots[1]
         rows[1] = items.kv * (u[0] / kv_tokens)
         rows[2] = items.tokens * (u[0] / most_tokens)
         rows[3] = items.running * (u[0] / self._most_running(box))
@@ -313,12 +316,11 @@ class FluidBinTypes(BinTypes):
             product = costs.registered * _envelope_gap(asked, list(box.asked), busy, box.busy)
             by_asked = (box.asked[1] - box.asked[0]) / box.asked[1] > (box.busy[1] - box.busy[0]) / box.busy[1]
             gaps["slots" if box.family == "resident" else "asked" if by_asked else "busy"] += product
-        if box.family != "resident":
+        if box.family != "resident" and not box.all_load:
             v1, v2 = box.turn
             late = float(items.busy(v2) @ counts) if v2 < math.inf else asked
             gaps["turn"] = 1e3 * u2 * (late - float(items.busy(v1) @ counts)) / max(box.slots[1], 1) * 0.5
-            if not box.all_load:
-                gaps["turn"] += costs.load * u * float((items.misses(v1) - items.misses(v2)) @ counts)
+            gaps["turn"] += costs.load * u * float((items.misses(v1) - items.misses(v2)) @ counts)
         narrow = {"slots": box.slots[1] - box.slots[0] < 1, "asked": box.family == "resident"}
         return {name: 0.0 if narrow.get(name) else gap for name, gap in gaps.items()}
 
@@ -345,7 +347,9 @@ def _tightened(box: _Box) -> _Box:
         slots = (slots[0], min(slots[1], int(asked[1]) - 1))
     busy = (box.busy[0], min(box.busy[1], float(slots[1]), asked[1]) + 1e-9)
     turn = box.turn
-    if box.family == "filling":
+    if box.family == "resident" or box.all_load:  # when slots become full makes no difference to what is held against u
+        turn = (box.exposure[0], math.inf)
+    elif box.family == "filling":
         turn = (max(turn[0], box.exposure[0]), turn[1])
     elif box.family == "full":
         turn = (turn[0], min(turn[1], box.exposure[1]))
@@ -365,10 +369,10 @@ def _halves(box: _Box, name: str) -> list[_Box]:
         busy = (box.busy[0], box.busy[1] * middle / low)
         return [replace(box, exposure=(low, middle)), replace(box, exposure=(middle, high), busy=busy)]
     if name == "turn":
-        scale = box.exposure[1]
-        middle = max(2.0 * low, 4.0 * scale) if math.isinf(high) else math.sqrt(max(low, scale / 64) * high)
-        if low == 0.0 and math.isfinite(high):
-            middle = high / 2.0
+        if math.isinf(high):
+            middle = max(2.0 * low, 4.0 * box.exposure[1])
+        else:
+            middle = math.sqrt(low * high) if low else high / 4.0
         return [replace(box, turn=(low, middle)), replace(box, turn=(middle, high))]
     if name == "asked":
         middle = float(math.floor((low + high) / 2.0))

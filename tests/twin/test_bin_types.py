@@ -95,7 +95,8 @@ def holds(union: FluidBinTypes, one: BinType, load: GPULoad, at: tuple[float, fl
         all_load = misses * u >= load.slots / shortest
         mixed = bool((union._problem.ranks[x] < box.max_rank).any())
         inside = inside and box.all_load == all_load and box.mixed == mixed and costs.load > 0
-        ranges.append((box.turn, full))
+        if not all_load:
+            ranges.append((box.turn, full))
     return inside and all(low * (1 - near) - near <= value <= high * (1 + near) + near for (low, high), value in ranges)
 
 
