@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from loraplan.bin_types import BinTypes
 from loraplan.constraints import Constraints
 from loraplan.problem import GPULoad, Problem
 from loraplan.registry import Registry
-from loraplan.workload import Floats
+from loraplan.workload import Floats, Ints
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +114,14 @@ class Oracle(ABC):
     def outside(self, load: GPULoad) -> tuple[str, ...]:
         """What of ``load`` is out of the range that the oracle knows, in words: its answer is extrapolated there."""
         return ()
+
+    def bin_types(self, group_of: Ints | None = None) -> BinTypes | None:
+        """The union of knapsacks in which all accepted loads lie; None where the oracle knows of none.
+
+        Args:
+            group_of: shape (adapters,), the item that stands for each adapter, -1 for none; None for one of its own.
+        """
+        return None
 
 
 ORACLES: Registry[type[Oracle]] = Registry("oracle", "loraplan.oracles")

@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from loraplan.oracle import Predictions
 from loraplan.problem import GPULoad, Problem
 from loraplan.workload import Floats
+
+
+@dataclass(frozen=True, eq=False)
+class CostFloor:
+    """A lower bound on the cost of a load that is simple enough for proofs.
+
+    Attributes:
+        of_type: shape (types,), what a load costs at least because of its GPU type.
+        per_ms: shape (adapters,), what each adapter adds for each ms of the load's mean ITL.
+        exact: whether a load costs exactly what its type does.
+    """
+
+    of_type: Floats
+    per_ms: Floats
+    exact: bool = False
 
 
 class Objective(ABC):
@@ -38,3 +54,7 @@ class Objective(ABC):
         Raises:
             BadInputError: the problem lacks what the objective needs (a price, say).
         """
+
+    def floor(self, problem: Problem) -> CostFloor | None:
+        """A lower bound on the cost of loads; None where there is none but 0."""
+        return None

@@ -13,7 +13,7 @@ from loraplan.oracle import Predictions
 from loraplan.problem import GPULoad, Problem
 from loraplan.registry import choose
 from loraplan.workload import Floats
-from objectives.base import Objective
+from objectives.base import CostFloor, Objective
 
 Spec = str | dict[str, Any]
 
@@ -66,6 +66,15 @@ class Weighted(Objective):
             total += weight * objective.gpu_costs(problem, loads, predicted)
         return total
 
+    def floor(self, problem: Problem) -> CostFloor:
+        """The weighted sum of those that have one: the others cost at least nothing."""
+        floors = [objective.floor(problem) for objective in self._objectives]
+        of_type, per_ms = np.zeros(len(problem.fleet.types)), np.zeros(len(problem.adapters))
+        for weight, one in zip(self._weights, floors, strict=True):
+            if one is not None:
+                of_type, per_ms = of_type + weight * one.of_type, per_ms + weight * one.per_ms
+        return CostFloor(of_type, per_ms, exact=all(one is not None and one.exact for one in floors))
+
 
 @dataclass(frozen=True)
 class LexicographicParams:
@@ -117,6 +126,11 @@ class Lexicographic(Objective):
         for objective, scale, most in zip(self._objectives[1:], self._scales[1:], self._ranges, strict=True):
             total = total + scale * np.minimum(objective.gpu_costs(problem, loads, predicted), most)
         return np.asarray(total)
+
+    def floor(self, problem: Problem) -> CostFloor | None:
+        """That of the first."""
+        first = self._objectives[0].floor(problem)
+        return None if first is None else CostFloor(first.of_type, first.per_ms)
 
 
 def make(spec: Spec) -> Objective:

@@ -12,7 +12,7 @@ from loraplan.errors import BadInputError
 from loraplan.oracle import Predictions
 from loraplan.problem import GPULoad, Problem
 from loraplan.workload import Floats
-from objectives.base import Objective
+from objectives.base import CostFloor, Objective
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,19 @@ class Cost(Objective):
         Raises:
             BadInputError: a GPU type of the fleet has no price.
         """
-        prices = []
-        for gpu_type in problem.fleet.types:
-            if gpu_type.price_per_hour is None:
-                raise BadInputError(f"objective 'cost': {gpu_type.profile.name} in the fleet has no price_per_hour")
-            prices.append(gpu_type.price_per_hour)
-        return np.array([prices[load.gpu_type] for load in loads], dtype=np.float64)
+        prices = _prices(problem)
+        return prices[np.array([load.gpu_type for load in loads], dtype=np.int64)]
+
+    def floor(self, problem: Problem) -> CostFloor:
+        """The price, exactly."""
+        return CostFloor(_prices(problem), np.zeros(len(problem.adapters)), exact=True)
+
+
+def _prices(problem: Problem) -> Floats:
+    """Of each GPU type, shape (types,)."""
+    prices = []
+    for gpu_type in problem.fleet.types:
+        if gpu_type.price_per_hour is None:
+            raise BadInputError(f"objective 'cost': {gpu_type.profile.name} in the fleet has no price_per_hour")
+        prices.append(gpu_type.price_per_hour)
+    return np.array(prices, dtype=np.float64)

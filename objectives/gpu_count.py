@@ -11,7 +11,7 @@ import numpy as np
 from loraplan.oracle import Predictions
 from loraplan.problem import GPULoad, Problem
 from loraplan.workload import Floats
-from objectives.base import Objective
+from objectives.base import CostFloor, Objective
 
 
 @dataclass(frozen=True)
@@ -31,3 +31,7 @@ class GPUCount(Objective):
     def gpu_costs(self, problem: Problem, loads: Sequence[GPULoad], predicted: Predictions) -> Floats:
         """One for each load, shape (loads,)."""
         return np.ones(len(loads))
+
+    def floor(self, problem: Problem) -> CostFloor:
+        """One, exactly."""
+        return CostFloor(np.ones(len(problem.fleet.types)), np.zeros(len(problem.adapters)), exact=True)

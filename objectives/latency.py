@@ -12,7 +12,7 @@ from loraplan.errors import BadInputError
 from loraplan.oracle import Predictions
 from loraplan.problem import GPULoad, Problem
 from loraplan.workload import Floats
-from objectives.base import Objective
+from objectives.base import CostFloor, Objective
 
 NEVER = 1e6
 """Stands for a figure without end: a queue that grows, in the units of the figure."""
@@ -53,3 +53,10 @@ class Latency(Objective):
         if self._figure == "itl_p95_ms" and len(loads) and np.isnan(values).all() and (predicted.itl_ms > 0).any():
             raise BadInputError("objective 'latency': this oracle predicts no itl_p95_ms; the oracle 'twin' does")
         return np.where(part > 0, part * np.nan_to_num(values, nan=0.0, posinf=NEVER), 0.0)
+
+    def floor(self, problem: Problem) -> CostFloor | None:
+        """Of the mean ITL: the adapter's part of all requests for each ms."""
+        if self._figure != "itl_ms":
+            return None
+        part = problem.rates / max(float(problem.rates.sum()), 1e-300)
+        return CostFloor(np.zeros(len(problem.fleet.types)), part)

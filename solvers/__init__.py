@@ -8,6 +8,11 @@ from solvers.base import Search, Solution, Solver
 SOLVERS: Registry[type[Solver]] = Registry("solver", "loraplan.solvers")
 SOLVERS.register("best_fit", "solvers.best_fit:BestFit", "one adapter at a time onto the fullest GPU that takes it")
 SOLVERS.register(
+    "column_generation",
+    "solvers.column_generation:ColumnGeneration",
+    "loads made as needed, with a lower bound; proves plans optimal",
+)
+SOLVERS.register(
     "greedy", "solvers.greedy:Greedy", "the published algorithm (arXiv 2602.24044): whole blocks, no way back"
 )
 SOLVERS.register(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -33,7 +33,7 @@ class BestFitParams:
 
 
 @dataclass
-class _GPU:
+class OpenGPU:
     """A GPU while it is filled.
 
     Attributes:
@@ -73,27 +73,15 @@ class BestFit(Solver):
         problem = search.problem
         kinds = dict(zip(problem.units, kinds_of_units(problem), strict=True))
         choices, stock = SlotChoices(problem, self._slots), Stock(problem)
-        empty = {t: _GPU(GPULoad(t, (), 0)) for t in stock.types()}
-        used: list[_GPU] = []
-        left: list[int] = []
-        for seen, unit in enumerate(decreasing(problem)):
-            offers = [*self._offers(used), *(empty[t] for t in stock.types())]
-            taker = next((gpu for gpu in offers if _takes(search, choices, gpu, unit, kinds[unit])), None)
-            if taker is None:
-                left += unit
-            elif len(taker.load.adapters) == len(unit):  # it was empty
-                t = taker.load.gpu_type
-                used.append(taker)
-                stock.take(t)
-                empty[t] = _GPU(GPULoad(t, (), 0))
-            if seen % PUBLISH_EVERY == 0:
-                search.publish([gpu.load for gpu in used])
+        used: list[OpenGPU] = []
+        left = fill(search, decreasing(problem), kinds, used, choices, stock, self._offers, publish=True)
         refused = [GPULoad(t, (left[0],), min(self._slots or (1,))) for t in stock.types()] if left else []
         return conclude(search, self._name, [gpu.load for gpu in used], left, refused)
 
-    def _offers(self, used: Sequence[_GPU]) -> Sequence[_GPU]:
+    @staticmethod
+    def _offers(used: Sequence[OpenGPU]) -> Sequence[OpenGPU]:
         """The GPUs in use, in the order in which a unit is offered to them."""
-        return sorted(used, key=lambda gpu: -gpu.itl_ms)
+        return fullest_first(used)
 
 
 class FirstFit(BestFit):
@@ -101,8 +89,46 @@ class FirstFit(BestFit):
 
     _name = "first_fit"
 
-    def _offers(self, used: Sequence[_GPU]) -> Sequence[_GPU]:
+    @staticmethod
+    def _offers(used: Sequence[OpenGPU]) -> Sequence[OpenGPU]:
         return used
+
+
+def fullest_first(used: Sequence[OpenGPU]) -> list[OpenGPU]:
+    """By falling ITL."""
+    return sorted(used, key=lambda gpu: -gpu.itl_ms)
+
+
+def fill(
+    search: Search,
+    units: Sequence[tuple[int, ...]],
+    kinds: Mapping[tuple[int, ...], Kind],
+    used: list[OpenGPU],
+    choices: SlotChoices,
+    stock: Stock,
+    offered: Callable[[Sequence[OpenGPU]], Sequence[OpenGPU]] = fullest_first,
+    publish: bool = False,
+) -> list[int]:
+    """Put every unit, one after the other, onto the first GPU of ``offered(used)`` that takes it, or on a new one.
+
+    Returns:
+        The adapters that no GPU took.
+    """
+    empty = {t: OpenGPU(GPULoad(t, (), 0)) for t in stock.types()}
+    left: list[int] = []
+    for seen, unit in enumerate(units):
+        offers = [*offered(used), *(empty[t] for t in stock.types())]
+        taker = next((gpu for gpu in offers if _takes(search, choices, gpu, unit, kinds[unit])), None)
+        if taker is None:
+            left += unit
+        elif len(taker.load.adapters) == len(unit):  # it was empty
+            t = taker.load.gpu_type
+            used.append(taker)
+            stock.take(t)
+            empty[t] = OpenGPU(GPULoad(t, (), 0))
+        if publish and seen % PUBLISH_EVERY == 0:
+            search.publish([gpu.load for gpu in used])
+    return left
 
 
 def decreasing(problem: Problem) -> list[tuple[int, ...]]:
@@ -115,7 +141,7 @@ def decreasing(problem: Problem) -> list[tuple[int, ...]]:
     return sorted(problem.units, key=size)
 
 
-def _takes(search: Search, choices: SlotChoices, gpu: _GPU, unit: tuple[int, ...], kind: Kind) -> bool:
+def _takes(search: Search, choices: SlotChoices, gpu: OpenGPU, unit: tuple[int, ...], kind: Kind) -> bool:
     """Put ``unit`` on ``gpu`` if the constraints allow it, with its current slots or else those of lowest ITL."""
     if kind in gpu.refused:
         return False
@@ -131,7 +157,7 @@ def _takes(search: Search, choices: SlotChoices, gpu: _GPU, unit: tuple[int, ...
     return False
 
 
-def _alternatives(search: Search, gpu: _GPU, values: Sequence[int]) -> list[int]:
+def _alternatives(search: Search, gpu: OpenGPU, values: Sequence[int]) -> list[int]:
     """Which slots, other than the current, are worth a try with one more adapter: those that do for the load as it is.
 
     Most offers go to full GPUs: this leaves few slots to ask for there.
@@ -147,7 +173,7 @@ def _alternatives(search: Search, gpu: _GPU, values: Sequence[int]) -> list[int]
     return [slots for slots in others if slots in gpu.in_reach]
 
 
-def _try(search: Search, gpu: _GPU, adapters: tuple[int, ...], choices: Sequence[int]) -> bool:
+def _try(search: Search, gpu: OpenGPU, adapters: tuple[int, ...], choices: Sequence[int]) -> bool:
     """Give ``gpu`` these adapters and, of the slots that keep the constraints, those of lowest ITL, if any do."""
     if not choices:
         return False

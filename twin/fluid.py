@@ -31,10 +31,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numba import njit
 
+from loraplan.bin_types import BinTypes
 from loraplan.errors import BadInputError
 from loraplan.oracle import Oracle, Predictions
 from loraplan.problem import GPULoad, Problem
 from loraplan.profiles import EXPAND_TILE, GRAPH_TOKENS, LARGE_STEP_SPLIT, SHRINK_TILE, SMALL_TOKENS, rank_tiles
+from loraplan.workload import Ints
+from twin.bin_types import FluidBinTypes
 
 MAX_PASSES = 100
 TOLERANCE = 1e-9
@@ -132,6 +135,10 @@ class FluidOracle(Oracle):
             served = float(states["share"][0]) * self._accepted_part(load)
             low, high = (low, middle) if served < limit else (middle, high)
         return math.exp(low)
+
+    def bin_types(self, group_of: Ints | None = None) -> BinTypes:
+        """Boxes of exposure, slots and traffic, as fine as they are asked for."""
+        return FluidBinTypes(self._problem, self._accepted, self._slot_wait_s, group_of)
 
     def _accepted_part(self, load: GPULoad) -> float:
         """Share of the tokens that a server takes on, of the adapter whose requests are most often too long for it.

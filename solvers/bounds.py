@@ -1,0 +1,95 @@
+"""Lower bounds from prices: what is proven of every plan, and the certificate that says how."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from loraplan.problem import Problem
+from loraplan.workload import Floats
+from objectives.base import CostFloor
+from solvers.classes import Items
+from solvers.master import Prices
+
+MOST_TOTALS = 200_000
+"""Combinations of GPUs of each type that are listed to round a bound up to a cost that a plan can have."""
+SAFE = 1e-9
+
+
+@dataclass
+class Bound:
+    """The best lower bound so far, and the prices that prove it.
+
+    With ``worth`` of each adapter, ``rents`` of each GPU type and ``rent`` of any GPU such that no load is worth more
+    than its cost and rents, a plan costs at least ``sum(worth) - sum(rents * stock) - rent * GPUs``: every adapter is
+    placed, and no more GPUs are used than there are.
+    """
+
+    problem: Problem
+    items: Items
+    floor: CostFloor
+    value: float = -math.inf
+    worth: Floats | None = None
+    rents: Floats | None = None
+    rent: float = 0.0
+
+    def offer(self, worth: Floats, rents: Floats, rent: float) -> None:
+        """Take over prices, shape (items,) and (types,), if they prove more."""
+        stock = np.array([gpu_type.count for gpu_type in self.problem.fleet.types])
+        value = float(worth @ self.items.counts - rents @ stock - rent * self.problem.gpus) * (1 - SAFE)
+        if value > self.value:
+            self.value, self.worth, self.rents, self.rent = value, worth.copy(), rents.copy(), rent
+
+    def priced(self, prices: Prices, upper: Floats) -> None:
+        """What prices prove if no load of a type is worth more than ``upper``, shape (types,)."""
+        paid = self.floor.of_type + prices.types + prices.gpus
+        if not self.floor.per_ms.any() and (paid > 0).all() and np.isfinite(upper).all():
+            # Farley: all prices smaller by one factor
+            scale = max(float((upper / paid).max()), 1e-12)
+            if prices.types.any() or prices.gpus:
+                scale = max(scale, 1.0)  # rents stay as they are
+            self.offer(prices.items / scale, prices.types, prices.gpus)
+        # Lagrange: what loads are worth too much is rent
+        rents = np.maximum(upper - self.floor.of_type - prices.gpus, 0.0)
+        self.offer(prices.items, rents, prices.gpus)
+
+    def rounded(self) -> float:
+        """The least cost of at least the bound that GPUs of these types can have together."""
+        if not self.floor.exact or not math.isfinite(self.value):
+            return self.value
+        return next_total(self.problem, self.floor.of_type, self.value)
+
+    def certificate(self) -> dict[str, Any]:
+        """The prices as plain data, for `loraplan.certificate`."""
+        if self.worth is None or self.rents is None:
+            return {}
+        worth = self.worth[self.items.group_of]
+        return {
+            "kind": "prices",
+            "bound": self.value,
+            "worth": [float(one) for one in worth],
+            "rents": [float(one) for one in self.rents],
+            "rent": float(self.rent),
+        }
+
+
+def next_total(problem: Problem, of_type: Floats, value: float) -> float:
+    """The least sum of costs of GPUs of the fleet that is at least ``value``, but for rounding errors."""
+    least = value - 1e-6 * max(1.0, abs(value))
+    distinct = np.unique(of_type)
+    if distinct.size == 1:
+        return float(math.ceil(least / distinct[0]) * distinct[0]) if distinct[0] > 0 else value
+    counts = [min(gpu_type.count, len(problem.units)) for gpu_type in problem.fleet.types]
+    if np.prod([float(count + 1) for count in counts]) > MOST_TOTALS:
+        return value
+    *others, last = (np.arange(count + 1) * cost for count, cost in zip(counts, of_type, strict=True))
+    best = math.inf
+    for chosen in product(*others):
+        totals = sum(chosen) + last
+        fine = totals[totals >= least]
+        best = min(best, float(fine.min(initial=math.inf)))
+    return max(best, value) if math.isfinite(best) else value

@@ -1,0 +1,232 @@
+"""Column generation: GPUs chosen among loads that are made as needed, with a bound on what any plan costs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from loraplan.errors import BadInputError
+from loraplan.problem import GPULoad
+from loraplan.workload import Floats
+from solvers.base import Search, SearchStoppedError, Solution, Solver
+from solvers.best_fit import BestFit, BestFitParams
+from solvers.bounds import Bound, next_total
+from solvers.classes import Items, make_items
+from solvers.local_search import LocalSearch, LocalSearchParams
+from solvers.master import Master, Pattern, Prices
+from solvers.pricing import Pricing
+from solvers.rounding import MANY, complete, realise, total_cost
+
+EQUAL = 1e-6
+"""Relative difference up to which bound and value are the same."""
+
+
+@dataclass(frozen=True)
+class ColumnGenerationParams:
+    """Settings of column generation.
+
+    Attributes:
+        patience: rounds of pricing after which the search ends, whatever the gap.
+        whole_s: seconds for each search of the best plan from the loads known.
+    """
+
+    patience: int = 400
+    whole_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if self.patience < 1:
+            raise BadInputError(f"column_generation: patience must be at least 1 (got {self.patience})")
+        if not self.whole_s > 0:
+            raise BadInputError(f"column_generation: whole_s must be above 0 (got {self.whole_s})")
+
+
+class ColumnGeneration(Solver):
+    """A master problem chooses among loads, pricing finds those it lacks, and proves that it lacks none.
+
+    Exact for oracles with bin types and objectives with a floor; for others it is a local search without a bound.
+    """
+
+    Params: ClassVar[type[Any]] = ColumnGenerationParams
+
+    def __init__(self, params: ColumnGenerationParams) -> None:
+        """Take the settings."""
+        self._params = params
+
+    def solve(self, search: Search) -> Solution:
+        """Search until bound and value meet, or patience or time is at its end."""
+        floor = search.objective.floor(search.problem)
+        if floor is None or search.oracle.bin_types(np.zeros(len(search.problem.adapters), dtype=np.int64)) is None:
+            return LocalSearch(LocalSearchParams()).solve(search)
+        return _Run(search, self._params).solve()
+
+
+class _Run:
+    """One search."""
+
+    def __init__(self, search: Search, params: ColumnGenerationParams) -> None:
+        self.search, self.params, problem = search, params, search.problem
+        search.check()
+        floor = search.objective.floor(problem)
+        self.items: Items = make_items(problem)
+        union = search.oracle.bin_types(self.items.group_of)
+        assert floor is not None  # noqa: S101
+        assert union is not None  # noqa: S101
+        self.floor = floor
+        per_ms = np.array([floor.per_ms[list(mine)].min() for mine in self.items.members])
+        self.pricing = Pricing(search, union, self.items, per_ms)
+        self.bound = Bound(problem, self.items, floor)
+        self.best: tuple[GPULoad, ...] = ()
+        self.value = math.inf
+        self.torn = any(len(unit) > 1 for unit in problem.units)
+        dearest = 10.0 * max(float(floor.of_type.max()), self._dearest_ms())
+        self.master = Master(problem, self.items, dearest)
+        self.reason = ""
+
+    def _dearest_ms(self) -> float:
+        return 1e3 * float(self.floor.per_ms.max())
+
+    def solve(self) -> Solution:
+        """First a plan, then proofs and better ones in turn."""
+        try:
+            first = self._begin()
+            if first is not None:
+                return first
+            self._generate()
+        except (SearchStoppedError, KeyboardInterrupt):
+            if not self.best:
+                raise
+        return self._conclude()
+
+    def _begin(self) -> Solution | None:
+        """A plan by best-fit, whose loads are the first patterns; a solution if that is all there is to say."""
+        search = self.search
+        if len(search.problem.adapters) <= MANY:
+            first = BestFit(BestFitParams()).solve(search)
+            if first.status == "infeasible":
+                return first
+            self.reason = first.reason
+            loads: Sequence[GPULoad] = first.loads
+            if first.status == "feasible":
+                self._offer(list(loads))
+        else:
+            loads = complete(search, [], range(len(search.problem.adapters))) or []
+            if loads:
+                self._offer(list(loads))
+        if not self.floor.exact and self.best:
+            self._improve()
+            loads = self.best
+        if loads:
+            _, predicted = search.judge(loads)
+            costs = search.costs(loads, predicted)
+            for load, cost in zip(loads, costs, strict=True):
+                groups = self.items.group_of[list(load.adapters)]
+                counts = np.bincount(groups, minlength=self.items.counts.size).astype(np.float64)
+                self.master.add(Pattern(load, counts, float(cost)))
+        return None
+
+    def _improve(self) -> None:
+        """Local search from the best plan known."""
+        search = self.search
+        before, search.start = search.start, self.best
+        try:
+            better = LocalSearch(LocalSearchParams()).solve(search)
+        finally:
+            search.start = before
+            search.publish(self.best)
+        if better.status == "feasible":
+            self._offer(list(better.loads))
+
+    def _generate(self) -> None:
+        """Pricing in rounds; whole plans from time to time, and where pricing finds nothing more."""
+        stuck = 0
+        for number in range(self.params.patience):
+            prices = self.master.solve()
+            limits, target = self._limits(prices)
+            priced = self.pricing.price(prices.items, limits)
+            if not prices.missing > 1e-6 or not priced.patterns:
+                self.bound.priced(prices, priced.upper)
+            if self._closed():
+                return
+            fresh = sum(self.master.add(pattern) for pattern in priced.patterns)
+            if not fresh or number % 20 == 19:
+                self._whole(prices)
+                if self._closed():
+                    return
+            if fresh:
+                stuck = 0
+                continue
+            stuck += 1
+            if stuck > 1:
+                return
+
+    def _limits(self, prices: Prices) -> tuple[Floats, float]:
+        """What loads of each type have to be worth to be looked for, shape (types,).
+
+        More than their cost and rents; and where costs come in steps, by as much as it takes to prove the next step.
+        """
+        paid = self.floor.of_type + prices.types + prices.gpus
+        if not self.floor.exact or prices.missing > 1e-6 or (paid <= 0).any():
+            return paid + EQUAL * max(1e-6, abs(prices.value)) / max(self.search.problem.gpus, 1), prices.value
+        step = self._step_below(min(prices.value, self.value))
+        stock = np.array([gpu_type.count for gpu_type in self.search.problem.fleet.types])
+        rents = float(prices.types @ stock) + prices.gpus * self.search.problem.gpus
+        worth = float(prices.items @ self.items.counts)
+        scale = worth / (step + rents + 1e-5 * max(1.0, abs(step))) if step + rents > 0 else math.inf
+        return paid * max(min(scale, 1e6), 1.0 + 1e-6), step
+
+    def _step_below(self, value: float) -> float:
+        """The largest cost that a plan can have below ``value``: to prove more than this is to prove the next."""
+        costs = np.unique(self.floor.of_type)
+        if costs.size == 1:
+            return float(math.ceil(value / costs[0] - 1e-6) - 1) * float(costs[0])
+        low, high = 0.0, value
+        if next_total(self.search.problem, self.floor.of_type, value * 0.999999) > value * (1 + EQUAL):
+            return value * (1 - EQUAL)
+        for _ in range(40):
+            middle = (low + high) / 2
+            if next_total(self.search.problem, self.floor.of_type, middle) < value * (1 - EQUAL):
+                low = middle
+            else:
+                high = middle
+        return low
+
+    def _closed(self) -> bool:
+        return self.bound.rounded() >= self.value - EQUAL * max(abs(self.value), 1e-12)
+
+    def _whole(self, prices: Prices) -> None:
+        """Plans from the patterns known: rounded up, and the best combination that is found in time."""
+        if self.torn:
+            return
+        seconds = self.params.whole_s
+        if self.search.deadline is not None:
+            seconds = min(seconds, max(0.0, 0.5 * (self.search.deadline - time.monotonic())))
+        times = self.master.whole(seconds)
+        patterns = self.master.patterns
+        for chosen in (times, np.floor(prices.used + 1e-6), np.round(prices.used)):
+            if chosen is not None:
+                loads = realise(self.search, self.items, patterns, chosen)
+                if loads is not None:
+                    self._offer(loads)
+
+    def _offer(self, loads: list[GPULoad]) -> None:
+        """Take over a plan if it keeps all limits and costs less."""
+        loads = [load for load in loads if load.adapters]
+        cost = total_cost(self.search, loads)
+        if cost < self.value * (1 - 1e-12):
+            self.value, self.best = cost, tuple(loads)
+            self.search.publish(self.best)
+
+    def _conclude(self) -> Solution:
+        lower = self.bound.rounded()
+        lower_bound = None if not math.isfinite(lower) else max(min(lower, self.value), 0.0)
+        if not self.best:
+            return Solution("unknown", self.search.incumbent, lower_bound, self.reason)
+        self.search.publish(self.best)
+        status = "optimal" if self._closed() else "feasible"
+        return Solution(status, self.best, lower_bound)  # type: ignore[arg-type]

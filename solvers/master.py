@@ -1,0 +1,123 @@
+"""The restricted master of column generation: which of the loads known so far to use how often; solved by HiGHS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import highspy
+import numpy as np
+
+from loraplan.problem import GPULoad, Problem
+from loraplan.workload import Floats
+from solvers.classes import Items
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """A load that the oracle accepts, by items.
+
+    Attributes:
+        load: with some adapters of these items.
+        counts: shape (items,).
+        cost: of the load.
+    """
+
+    load: GPULoad
+    counts: Floats
+    cost: float
+
+
+@dataclass(frozen=True, eq=False)
+class Prices:
+    """What the master pays and asks for.
+
+    Attributes:
+        value: of the linear relaxation with the columns known, what is missing bought at a high price.
+        items: shape (items,), what an adapter of each item is worth.
+        types: shape (types,), what a GPU of each type costs for being scarce.
+        gpus: what any GPU costs for that.
+        used: shape (patterns,), how often.
+        missing: what had to be bought.
+    """
+
+    value: float
+    items: Floats
+    types: Floats
+    gpus: float
+    used: Floats
+    missing: float
+
+
+class Master:
+    """Covers all items by patterns within the stock of GPUs, at least cost."""
+
+    def __init__(self, problem: Problem, items: Items, dearest: float) -> None:
+        """Begin without patterns; ``dearest`` is more than any adapter is worth."""
+        self._items = items
+        self.patterns: list[Pattern] = []
+        self._seen: set[tuple[int, bytes]] = set()
+        self._types = len(problem.fleet.types)
+        self._solver = _quiet()
+        none = np.array([], dtype=np.int32), np.array([], dtype=np.float64)
+        totals = items.totals
+        for total in totals:
+            self._solver.addRow(float(total), highspy.kHighsInf, 0, *none)
+        for gpu_type in problem.fleet.types:
+            self._solver.addRow(-highspy.kHighsInf, float(gpu_type.count), 0, *none)
+        self._solver.addRow(-highspy.kHighsInf, float(problem.gpus), 0, *none)
+        self._prices = totals.size
+        for row in range(totals.size):
+            self._solver.addCol(dearest, 0.0, highspy.kHighsInf, 1, np.array([row], dtype=np.int32), np.ones(1))
+
+    def add(self, pattern: Pattern) -> bool:
+        """Add a column; False if one of the same items on this GPU type is there."""
+        key = pattern.load.gpu_type, pattern.counts.tobytes()
+        if key in self._seen:
+            return False
+        self._seen.add(key)
+        self.patterns.append(pattern)
+        cover = self._items.basis @ pattern.counts
+        rows = np.flatnonzero(cover)
+        index = np.append(rows, [self._prices + pattern.load.gpu_type, self._prices + self._types]).astype(np.int32)
+        weights = np.append(cover[rows], [1.0, 1.0])
+        self._solver.addCol(pattern.cost, 0.0, highspy.kHighsInf, index.size, index, weights)
+        return True
+
+    def solve(self) -> Prices:
+        """Solve the linear relaxation."""
+        self._solver.run()
+        solution = self._solver.getSolution()
+        duals, values = np.array(solution.row_dual), np.array(solution.col_value)
+        asked = np.maximum(duals[: self._prices], 0.0)
+        scarce = np.maximum(-duals[self._prices :], 0.0)
+        value = float(self._solver.getInfo().objective_function_value)
+        items = self._items.basis.T @ asked
+        used = values[self._prices :]
+        return Prices(value, items, scarce[:-1], float(scarce[-1]), used, float(values[: self._prices].sum()))
+
+    def whole(self, seconds: float, copies: Floats | None = None, cutoff: float = np.inf) -> Floats | None:
+        """How often to use each pattern, whole numbers, shape (patterns,); None if nothing was found in time."""
+        model = self._solver.getModel()
+        solver = _quiet()
+        solver.passModel(model)
+        columns = np.arange(self._prices + len(self.patterns), dtype=np.int32)
+        whole = np.full(columns.size, highspy.HighsVarType.kInteger)
+        for column in range(self._prices):
+            solver.changeColBounds(column, 0.0, 0.0)
+        solver.changeColsIntegrality(columns.size, columns, whole)
+        solver.setOptionValue("time_limit", max(seconds, 0.01))
+        if np.isfinite(cutoff):
+            solver.setOptionValue("objective_bound", cutoff)
+            solver.setOptionValue("objective_target", cutoff)
+        solver.run()
+        solution = solver.getSolution()
+        if not solution.value_valid:
+            return None
+        return np.round(np.array(solution.col_value)[self._prices :])
+
+
+def _quiet() -> highspy.Highs:
+    solver = highspy.Highs()
+    solver.setOptionValue("output_flag", False)
+    solver.setOptionValue("threads", 1)
+    return solver

@@ -1,0 +1,209 @@
+"""Pricing: the load that is worth most at given prices, over all bin types, and a bound on what any is worth."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from loraplan.bin_types import EXCLUDED, BinType, BinTypes
+from loraplan.problem import GPULoad
+from loraplan.workload import Floats
+from solvers.base import Search
+from solvers.classes import Items
+from solvers.knapsack import pack, relax, relax_all
+from solvers.master import Pattern
+
+STEPS = 3000
+"""Of the search for a whole solution in one bin type."""
+SLOTS_TRIED = 6
+DROPS = (1, 2, 4)
+"""Adapters that are left out where a coarse bin type let in too many."""
+CLOSE = 1e-7
+
+
+@dataclass(frozen=True, eq=False)
+class Priced:
+    """What pricing found.
+
+    Attributes:
+        upper: shape (types,), no load of the type is worth more (less its least cost beyond that of the type).
+        patterns: loads that are worth more than the limit.
+    """
+
+    upper: Floats
+    patterns: list[Pattern]
+
+
+class Pricing:
+    """Keeps the bin types, finer where it mattered, from one pricing to the next."""
+
+    def __init__(self, search: Search, union: BinTypes, items: Items, per_ms: Floats) -> None:
+        """``per_ms``, shape (items,): what an item costs for each ms of a load's ITL."""
+        self._search, self._union, self._items, self._per_ms = search, union, items, per_ms
+        most = search.problem.constraints.max_adapters
+        self._extra = None if most is None else np.full((1, items.counts.size), 1.0 / most)
+        self._height = union.rows + (most is not None)
+        self._bins: list[BinType] = []
+        self._rows = np.empty((0, self._height, items.counts.size))
+        self._floors, self._types = np.empty(0), np.empty(0, dtype=np.int64)
+        self._prices = np.empty((0, self._height))
+        for root in union.roots():
+            self._append(root)
+
+    @property
+    def size(self) -> int:
+        """Bin types in use."""
+        return len(self._bins)
+
+    def _append(self, bin_type: BinType, place: int | None = None) -> int:
+        """Add a bin type, or put it in the place of another."""
+        if place is None:
+            place = len(self._bins)
+            self._bins.append(bin_type)
+            if place == len(self._rows):
+                room = max(64, place)
+                self._rows = np.concatenate((self._rows, np.zeros((room, *self._rows.shape[1:]))))
+                self._prices = np.concatenate((self._prices, np.zeros((room, self._height))))
+                self._floors = np.append(self._floors, np.zeros(room))
+                self._types = np.append(self._types, np.zeros(room, dtype=np.int64))
+        self._bins[place] = bin_type
+        rows = self._rows[place]
+        rows[: self._union.rows] = bin_type.rows
+        if self._extra is not None:
+            rows[-1] = self._extra
+        rows[0, ~self._items.allowed[bin_type.gpu_type]] = EXCLUDED
+        self._floors[place], self._types[place] = bin_type.floor_ms, bin_type.gpu_type
+        return place
+
+    def price(self, worth: Floats, limits: Floats, most: int = 12, until: float | None = None) -> Priced:
+        """Look for loads that are worth more than the limit of their type.
+
+        Args:
+            worth: shape (items,).
+            limits: shape (types,).
+            most: patterns after which to stop.
+            until: ``time.monotonic()`` at which to stop.
+        """
+        n = len(self._bins)
+        limit_of, bounds = limits[self._types[:n]] + CLOSE, np.empty(n)
+        relax_all(
+            self._rows[:n],
+            worth,
+            self._floors[:n],
+            self._per_ms,
+            self._items.counts,
+            limit_of,
+            self._prices[:n],
+            bounds,
+        )
+        heap = [(limit_of[k] - bounds[k], int(k)) for k in np.flatnonzero(bounds > limit_of)]
+        heapq.heapify(heap)
+        closed: list[tuple[float, int]] = []
+        found: list[Pattern] = []
+        while heap and len(found) < most and not (until is not None and time.monotonic() > until):
+            self._search.check()
+            gap, k = heapq.heappop(heap)
+            limit = float(limits[self._types[k]]) + CLOSE
+            finer = self._look(k, worth, limit, found)
+            if finer is None:
+                closed.append((gap, k))
+                continue
+            for place in finer:
+                bound = self._bound(place, worth, limit)
+                if bound > limit:
+                    heapq.heappush(heap, (limit - bound, place))
+        upper = limits + CLOSE
+        for gap, k in heap + closed:
+            t = self._types[k]
+            upper[t] = max(upper[t], limits[t] + CLOSE - gap)
+        return Priced(upper, found)
+
+    def _bound(self, k: int, worth: Floats, limit: float) -> float:
+        bound = np.empty(1)
+        one = slice(k, k + 1)
+        relax_all(
+            self._rows[one],
+            worth,
+            self._floors[one],
+            self._per_ms,
+            self._items.counts,
+            np.array([limit]),
+            self._prices[one],
+            bound,
+        )
+        return float(bound[0])
+
+    def _look(self, k: int, worth: Floats, limit: float, found: list[Pattern]) -> list[int] | None:
+        """Look for a load in one bin type, or make it finer.
+
+        Returns:
+            The bin types to look at instead, none if there is no load of more than the limit in it; None if all that is
+            known is its bound.
+        """
+        own = worth - self._floors[k] * self._per_ms
+        x, best = np.empty(own.size), np.zeros(own.size)
+        prices = np.empty(self._height)
+        relax(self._rows[k], own, self._items.counts, prices, x)
+        value, done = pack(self._rows[k], own, self._items.counts, prices, limit, STEPS, best)
+        if value <= limit and done:
+            return []
+        if value > limit:
+            pattern = self._judged(self._bins[k], best, own, limit)
+            if pattern is not None:
+                found.append(pattern)
+                return None
+            x = best
+        finer = self._union.split(self._bins[k], x)
+        if len(finer) == 1 and finer[0] is self._bins[k]:
+            return None
+        if not finer:
+            self._rows[k] = EXCLUDED
+            self._prices[k] = 0.0
+            return []
+        return [self._append(finer[0], k), *(self._append(other) for other in finer[1:])]
+
+    def _judged(self, one: BinType, counts: Floats, own: Floats, limit: float) -> Pattern | None:
+        """These items as a load that the oracle accepts, if need be without the least of them; None if it does not."""
+        for drop in (0, *DROPS):
+            if drop:
+                counts = _without(counts, own, drop)
+                if float(own @ counts) <= limit:
+                    return None
+            adapters = adapters_of(self._items, counts)
+            if not adapters:
+                return None
+            loads = [GPULoad(one.gpu_type, adapters, slots) for slots in slots_to_try(one, len(adapters))]
+            loads = [load for load in loads if self._search.problem.starts(load)]
+            if not loads:
+                return None
+            kept, predicted = self._search.judge(loads)
+            if kept.any():
+                costs = np.where(kept, self._search.costs(loads, predicted), np.inf)
+                best = int(costs.argmin())
+                return Pattern(loads[best], counts, float(costs[best]))
+        return None
+
+
+def adapters_of(items: Items, counts: Floats) -> tuple[int, ...]:
+    """The first adapters of each item, so many of them."""
+    return tuple(sorted(i for item in np.flatnonzero(counts) for i in items.members[item][: int(counts[item])]))
+
+
+def slots_to_try(one: BinType, adapters: int) -> list[int]:
+    """A few numbers of slots of the bin type, no more than adapters."""
+    low, high = one.slots
+    high = max(min(high, adapters), low)
+    return sorted({round(s) for s in np.geomspace(low, high, SLOTS_TRIED)})
+
+
+def _without(counts: Floats, own: Floats, drop: int) -> Floats:
+    """Without ``drop`` adapters of the items that are worth least."""
+    counts = counts.copy()
+    for item in sorted(np.flatnonzero(counts), key=lambda item: own[item]):
+        less = min(drop, int(counts[item]))
+        counts[item] -= less
+        drop -= less
+    return counts
