@@ -33,5 +33,7 @@ SOLVERS.register("dlora", "solvers.dlora:DLoRA", "published baseline (OSDI 2024)
 SOLVERS.register(
     "loraserve", "solvers.loraserve:LoRAServe", "published baseline (arXiv 2511.22880), GPUs by rank; GPU count swept"
 )
+SOLVERS.register("milp", "solvers.milp:MILP", "integer programming (Pyomo, HiGHS), exact on small problems")
+SOLVERS.register("cp_sat", "solvers.cp_sat:CPSAT", "constraint programming (OR-Tools), exact on small problems")
 
 __all__ = ["SOLVERS", "Search", "Solution", "Solver"]

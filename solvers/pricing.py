@@ -58,6 +58,24 @@ class Pricing:
         """Bin types in use."""
         return len(self._bins)
 
+    @property
+    def bins(self) -> list[BinType]:
+        """The bin types in use."""
+        return self._bins
+
+    def rows_of(self, place: int) -> Floats:
+        """Rows of the bin type at this place, with what constraints add to them."""
+        return self._rows[place]
+
+    def replace(self, place: int, finer: list[BinType]) -> None:
+        """Put finer bin types in the place of one; none if no load satisfies it."""
+        if not finer:
+            self._rows[place] = EXCLUDED
+            return
+        self._append(finer[0], place)
+        for one in finer[1:]:
+            self._append(one)
+
     def _append(self, bin_type: BinType, place: int | None = None) -> int:
         """Add a bin type, or put it in the place of another."""
         if place is None:

@@ -1,0 +1,134 @@
+"""All loads that there are, where they are few: then any oracle and any objective can be solved to the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from loraplan.problem import GPULoad
+from loraplan.workload import Floats, Ints
+from solvers.base import Search, Solution, Status
+from solvers.construction import Kind, kinds_of_units
+
+FEW_ADAPTERS = 12
+"""Up to so many adapters in all, GPUs are tried with more slots than adapters: not every oracle rules that out."""
+AT_ONCE = 4096
+EQUAL = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Loads:
+    """Every load that keeps the constraints, as counts of interchangeable units, with its cheapest number of slots.
+
+    Attributes:
+        units: of each kind, the units.
+        counts: shape (loads, kinds).
+        gpu_type, slots: shape (loads,).
+        costs: shape (loads,).
+    """
+
+    units: tuple[tuple[tuple[int, ...], ...], ...]
+    counts: Ints
+    gpu_type: Ints
+    slots: Ints
+    costs: Floats
+
+    @property
+    def wanted(self) -> Ints:
+        """Units of each kind that there are, shape (kinds,)."""
+        return np.array([len(units) for units in self.units])
+
+    def placed(self, times: Sequence[int]) -> tuple[GPULoad, ...]:
+        """GPUs with each load so many times."""
+        pools = [list(units) for units in self.units]
+        found = []
+        for row, count in enumerate(times):
+            for _ in range(count):
+                adapters = [
+                    i for kind, take in enumerate(self.counts[row]) for _ in range(take) for i in pools[kind].pop()
+                ]
+                found.append(GPULoad(int(self.gpu_type[row]), tuple(sorted(adapters)), int(self.slots[row])))
+        return tuple(found)
+
+
+def enumerate_loads(search: Search, most: int) -> Loads | None:
+    """All loads of a problem; None if more than ``most`` would have to be judged."""
+    problem = search.problem
+    kinds: dict[Kind, list[tuple[int, ...]]] = {}
+    for unit, kind in zip(problem.units, kinds_of_units(problem), strict=True):
+        kinds.setdefault(kind, []).append(unit)
+    units = tuple(map(tuple, kinds.values()))
+    sizes = [len(mine[0]) for mine in units]
+    total = len(problem.adapters)
+    combinations = math.prod(len(mine) + 1 for mine in units) - 1
+    if combinations * len(problem.fleet.types) * min(total, FEW_ADAPTERS) > most:
+        return None
+    rows: list[tuple[tuple[int, ...], int, int, float]] = []
+    waiting: list[tuple[tuple[int, ...], GPULoad]] = []
+
+    def judge() -> None:
+        loads = [load for _, load in waiting]
+        kept, predicted = search.judge(loads)
+        costs = search.costs(loads, predicted)
+        for n in np.flatnonzero(kept):
+            rows.append((waiting[n][0], loads[n].gpu_type, loads[n].slots, float(costs[n])))
+        waiting.clear()
+
+    for counts in product(*(range(len(mine) + 1) for mine in units)):
+        adapters = tuple(sorted(i for kind, take in enumerate(counts) for unit in units[kind][:take] for i in unit))
+        if not adapters or sum(c * s for c, s in zip(counts, sizes, strict=True)) > (
+            problem.constraints.max_adapters or total
+        ):
+            continue
+        top = total if total <= FEW_ADAPTERS else len(adapters)
+        for t in range(len(problem.fleet.types)):
+            waiting += [(counts, GPULoad(t, adapters, slots)) for slots in range(1, top + 1)]
+        if len(waiting) >= AT_ONCE:
+            judge()
+    if waiting:
+        judge()
+    cheapest: dict[tuple[tuple[int, ...], int], tuple[float, int]] = {}
+    for counts, t, slots, cost in rows:
+        if (counts, t) not in cheapest or (cost, slots) < cheapest[counts, t]:
+            cheapest[counts, t] = cost, slots
+    return Loads(
+        units,
+        np.array([counts for counts, _ in cheapest], dtype=np.int64).reshape(-1, len(units)),
+        np.array([t for _, t in cheapest], dtype=np.int64),
+        np.array([slots for _, slots in cheapest.values()], dtype=np.int64),
+        np.array([cost for cost, _ in cheapest.values()], dtype=np.float64),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """What an integer programming solver says of a choice among loads.
+
+    Attributes:
+        times: how often each load is used; None if it found no choice.
+        bound: no choice costs less; inf if it proved that there is none.
+    """
+
+    times: Sequence[int] | None
+    bound: float
+
+
+def conclude_choice(search: Search, loads: Loads, chosen: Chosen, solver: str) -> Solution:
+    """The solution that a choice among all loads is."""
+    if chosen.times is None:
+        if math.isinf(chosen.bound):
+            return Solution(
+                "infeasible", reason=f"{solver}: no choice among all {len(loads.costs)} loads places every adapter"
+            )
+        return Solution("unknown", lower_bound=chosen.bound, reason=f"{solver}: no plan was found in time")
+    found = loads.placed(chosen.times)
+    value = float(loads.costs @ np.asarray(chosen.times, dtype=np.float64))
+    status: Status = "optimal" if chosen.bound >= value - EQUAL * max(1.0, abs(value)) else "feasible"
+    search.publish(found)
+    bound = min(chosen.bound, value)
+    search.prove(bound)
+    return Solution(status, found, bound)
