@@ -35,5 +35,6 @@ SOLVERS.register(
 )
 SOLVERS.register("milp", "solvers.milp:MILP", "integer programming (Pyomo, HiGHS), exact on small problems")
 SOLVERS.register("cp_sat", "solvers.cp_sat:CPSAT", "constraint programming (OR-Tools), exact on small problems")
+SOLVERS.register("auto", "solvers.auto:Auto", "the one that suits size, objective and oracle")
 
 __all__ = ["SOLVERS", "Search", "Solution", "Solver"]

@@ -50,11 +50,11 @@ class MILP(Solver):
         search.check()
         loads = enumerate_loads(search, self._enumerate)
         if loads is not None:
-            return conclude_choice(search, loads, _choose(search, loads), "milp")
+            return conclude_choice(search, loads, choose(search, loads), "milp")
         return solve_compact(search, "milp", _assign)
 
 
-def _choose(search: Search, loads: Loads) -> Chosen:
+def choose(search: Search, loads: Loads) -> Chosen:
     """How often to use each load so that all units are placed at least cost."""
     problem = search.problem
     model = pyo.ConcreteModel()
