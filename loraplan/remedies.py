@@ -8,10 +8,13 @@ from typing import Any
 
 from loraplan.conflict import Ask, Conflict, Limit, Progress, Solved, find_conflict, more_gpus, only
 from loraplan.errors import BadInputError
-from loraplan.problem import Problem
+from loraplan.problem import Fleet, Problem
 
 FEW_ADAPTERS = 8
 """A conflict of so many adapters is also tried without each of them."""
+
+MANY = ("pins", "together", "separate", "replicas")
+"""Limits of which there may be many."""
 
 MOST_TRIES = 10_000
 """For the problems that remedies solve: those of one are few, about twice the logarithm of what it finds."""
@@ -65,10 +68,12 @@ def _remedies(solved: Solved, conflict: Conflict) -> Iterator[Remedy]:
     def fits(changed: Problem) -> bool:
         return solved.solve(changed).complete
 
-    for limit in conflict.limits:
-        yield from _by_limit(problem, limit, fits)
-    names = {limit.name for limit in conflict.limits}
-    if problem.constraints.max_gpus is not None and names & {"fleet", "max_gpus"}:
+    named = {limit.text for limit in conflict.limits}
+    for limit in solved.limits:
+        # Of a heuristic, what is not in the conflict may help as well; but there may be thousands of pins.
+        if (limit.text in named or limit.name not in MANY) and fits(limit.relax(problem)):
+            yield from _by_limit(problem, limit, fits)
+    if problem.constraints.max_gpus is not None:
         yield from _more_of_all(problem, fits)
     percent = _largest(lambda p: fits(problem.scaled(p / 100)), 99)
     if percent is not None:
@@ -81,11 +86,10 @@ def _remedies(solved: Solved, conflict: Conflict) -> Iterator[Remedy]:
 
 
 def _by_limit(problem: Problem, limit: Limit, fits: Callable[[Problem], bool]) -> Iterator[Remedy]:
-    """How far the limit has to give, if that alone helps."""
+    """How far the limit has to give; without it there is a plan."""
     name = limit.name
     if name == "fleet":
-        if problem.constraints.max_gpus is None:
-            yield from _more_of(problem, limit.key, fits)
+        yield from _more_of(problem, limit.key, fits)
         return
     current: Any = getattr(problem.constraints, name)
     if name in ("served_fraction", "adapter_served_fraction"):
@@ -99,8 +103,7 @@ def _by_limit(problem: Problem, limit: Limit, fits: Callable[[Problem], bool]) -
         more = _least(lambda k: fits(_with(problem, name, current + k)), top - current)
         value = None if more is None else current + more
     else:
-        if fits(limit.relax(problem)):
-            yield Remedy(name, {"split": "split: true", "reserve": "reserve: false"}.get(name, f"without {limit.text}"))
+        yield Remedy(name, {"split": "split: true", "reserve": "reserve: false"}.get(name, f"without {limit.text}"))
         return
     if value is not None:
         yield Remedy(name, f"{name} {value:g}", value)
@@ -120,8 +123,11 @@ def _more_of_all(problem: Problem, fits: Callable[[Problem], bool]) -> Iterator[
         larger = more_gpus(problem, place, max(0, problem.gpus + more - problem.fleet.count))
         return _with(larger, "max_gpus", problem.gpus + more)
 
-    if fits(_with(problem, "max_gpus", None)):
-        return  # no more GPUs are needed: the remedy of max_gpus says so
+    grow = Fleet(
+        tuple(replace(gpu_type, count=gpu_type.count + len(problem.adapters)) for gpu_type in problem.fleet.types)
+    )
+    if fits(_with(problem, "max_gpus", None)) or not fits(_with(replace(problem, fleet=grow), "max_gpus", None)):
+        return  # no more GPUs are needed, or no number of them would do
     for place, gpu_type in enumerate(problem.fleet.types):
         more = _least(lambda k, place=place: fits(grown(place, k)), len(problem.adapters))  # type: ignore[misc]
         if more is not None:

@@ -74,7 +74,7 @@ class TokenBudgetOracle(Oracle):
     def predict(self, loads: Sequence[GPULoad]) -> Predictions:
         offered = np.array([self._problem.offered[list(load.adapters)].sum() for load in loads])
         capacity = np.array([self._capacity(load) for load in loads])
-        starts = np.array([self._problem.starts(load) for load in loads])
+        starts = np.array([self._problem.starts(load) for load in loads], dtype=np.bool_)
         throughput = np.where(starts, np.minimum(offered, capacity), 0.0)
         used = np.divide(offered, capacity, out=np.full(len(loads), np.inf), where=capacity > 0)
         served = np.where(offered > 0, throughput / np.where(offered > 0, offered, 1.0), 1.0)

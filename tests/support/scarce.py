@@ -37,7 +37,7 @@ class ScarceOracle(Oracle):
     def predict(self, loads: Sequence[GPULoad]) -> Predictions:
         rates = np.array([self._problem.rates[list(load.adapters)].sum() for load in loads])
         carried = np.array([self._carried(load) for load in loads])
-        starts = np.array([self._problem.starts(load) for load in loads])
+        starts = np.array([self._problem.starts(load) for load in loads], dtype=np.bool_)
         served = np.where(starts, np.minimum(1.0, carried / np.maximum(rates, 1e-9)), 0.0)
         ones = np.ones(len(loads))
         return Predictions(starts, served, served * rates, ones, ones, ones)
