@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from loraplan.api import solve, solve_config, spec
-from loraplan.cli import terminal
+from loraplan.api import solve, spec
+from loraplan.cli import options, terminal
+from loraplan.cli.options import JSONOption, SetOption
 from loraplan.cli.terminal import new_table, number, out, percent
 from loraplan.config import Config, build, load_config, parse_config
 from loraplan.conflict import MOST_SOLVES, Ask
@@ -65,11 +66,8 @@ def explain_file(
     solves: Annotated[
         int, typer.Option("--solves", min=1, help="Most problems to solve in search of the smallest conflict.")
     ] = MOST_SOLVES,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the config: `--set fleet.0.count=2`."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables, with all adapters.")] = False,
+    changes: SetOption = None,
+    as_json: JSONOption = False,
 ) -> None:
     """Say why a plan is as it is, or why there is none.
 
@@ -125,11 +123,8 @@ def _read(
         raise BadInputError(f"{file}: expected a plan (PLAN.json) or a config (CONFIG.yaml or .yml)")
     if config is not None:
         raise BadInputError("--config is for a plan; a config has a workload of its own")
-    given = [f"oracle={oracle}"] if oracle is not None else []
-    given += [f"time_limit_s={time_limit}"] if time_limit is not None else []
-    read = load_config(file, [*given, *(changes or [])])
-    with terminal.progress(f"{read.solver.name}: placing adapters") as advance:
-        plan = solve_config(read, on_progress=lambda placed, total, gpus: advance(placed, total, f"{gpus} GPUs"))
+    read = options.read(file, None, None, oracle, time_limit, None, changes)
+    plan = options.solve(read)
     return _Asked(plan, None if plan.complete else build(read).problem, read, None)
 
 
@@ -218,10 +213,9 @@ def _print_impasse(asked: _Asked, found: Impasse) -> None:
     if not found.remedies:
         out("no single change was found that resolves it")
         return
-    table = new_table("each of these alone gives a plan", numbers=False)
+    out("each of these alone gives a plan:")
     for remedy in found.remedies:
-        table.add_row(escape(remedy.text))
-    out(table)
+        out(f"  {escape(remedy.text)}")
 
 
 def _names(names: Sequence[str]) -> str:
