@@ -22,14 +22,14 @@ def feasible_subsets(problem: Problem, oracle: Oracle) -> NDArray[np.bool_]:
     subsets = [tuple(i for i in range(n) if mask >> i & 1) for mask in range(1, 2**n)]
     loads = [GPULoad(t, subset, slots) for t in range(types) for subset in subsets for slots in range(1, n + 1)]
     fits = np.ones((types, 2**n), dtype=np.bool_)
-    kept = np.asarray(~oracle.predict(loads).starved(problem.constraints.served_fraction))
+    kept = ~oracle.predict(loads).starved(problem.constraints.served_fraction)
     fits[:, 1:] = kept.reshape(types, len(subsets), n).any(axis=2)
     return fits
 
 
 def fits_nowhere(problem: Problem, oracle: Oracle) -> list[int]:
     """The adapters that no GPU type carries even alone."""
-    fits = feasible_subsets(problem, oracle).any(axis=0)
+    fits = np.asarray(feasible_subsets(problem, oracle).any(axis=0))
     return [i for i in range(len(problem.adapters)) if not fits[1 << i]]
 
 
