@@ -51,14 +51,15 @@ def assemble(
         parts = parts.then(solution.replicas)
     predicted = search.oracle.predict(solution.loads)
     costs = search.costs(solution.loads, predicted)
-    placed = {parts.origin[i] for load in solution.loads for i in load.adapters}
+    on_a_gpu = {i for load in solution.loads for i in load.adapters}
+    lacking = {origin for i, origin in enumerate(parts.origin) if i not in on_a_gpu}
     names = [problem.adapters[i].name for i in parts.origin]
     return Plan(
         status=solution.status,
         reason=solution.reason,
         objective=_value(search, run, solution, costs),
         gpus=_planned(problem, parts, search, solution, predicted, costs),
-        unplaced=tuple(a.name for i, a in enumerate(problem.adapters) if i not in placed),
+        unplaced=tuple(a.name for i, a in enumerate(problem.adapters) if i in lacking),
         fallbacks={
             f"gpu-{row}": {names[i]: f"gpu-{taker}" for i, taker in sorted(fallback.items())}
             for row, fallback in enumerate(fallbacks)

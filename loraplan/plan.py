@@ -122,7 +122,9 @@ class Plan(_Part):
     reason: str = Field(default="", description="why there is no complete plan, in one line")
     objective: ObjectiveValue
     gpus: tuple[PlannedGPU, ...]
-    unplaced: tuple[str, ...] = Field(default=(), description="adapters on no GPU; empty if the plan is complete")
+    unplaced: tuple[str, ...] = Field(
+        default=(), description="adapters not, or not all of whose requests, placed; empty if the plan is complete"
+    )
     fallbacks: dict[str, dict[str, str]] = Field(
         default_factory=dict, description="GPU -> its adapters -> the GPU that takes each over if that GPU is lost"
     )
@@ -148,11 +150,13 @@ class Plan(_Part):
                     raise ValueError(f"GPU {gpu.id}: adapter {adapter.name!r} is listed twice")
                 if adapter.rank > gpu.max_rank:
                     raise ValueError(f"GPU {gpu.id}: adapter {adapter.name!r} has a rank above max_rank")
+        unplaced = set(self.unplaced)
         for name, share in shares.items():
-            if not math.isclose(share, 1.0, abs_tol=1e-6):
-                raise ValueError(f"adapter {name!r}: shares add up to {share:.6g}, expected 1")
-            if name in self.unplaced:
+            whole = math.isclose(share, 1.0, abs_tol=1e-6)
+            if name in unplaced and (whole or share > 1):
                 raise ValueError(f"adapter {name!r} is both placed and unplaced")
+            if not whole and name not in unplaced:
+                raise ValueError(f"adapter {name!r}: shares add up to {share:.6g}, expected 1")
         return self
 
     @property

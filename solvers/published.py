@@ -6,6 +6,7 @@ until the oracle accepts every GPU of what they make; none of them heeds further
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -72,6 +73,10 @@ def sweep(search: Search, solver: str, place: Callable[[int], tuple[Parts, Seque
 
 def accepted(search: Search, parts: Parts, slots: Sequence[int]) -> tuple[Solution | None, str]:
     """The solution of a placement, if it keeps all constraints; else what it breaks, in words."""
+    times = Counter(i for mine in parts for i in mine)
+    torn = next((i for unit in search.problem.units if len(unit) > 1 for i in unit if times[i] > 1), None)
+    if torn is not None:
+        return None, f"adapter {search.problem.adapters[torn].name}, which goes together with others, is divided"
     split, loads = _loads(search.problem, parts, slots)
     on = search.on(split.problem)
     solution = Solution("feasible", tuple(loads), replicas=None if split.problem is search.problem else split)

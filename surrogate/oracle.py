@@ -17,6 +17,7 @@ from loraplan.oracle import Oracle, Predictions
 from loraplan.problem import GPULoad, Problem
 from loraplan.workload import Floats, Ints
 from surrogate import features, kernel
+from surrogate.calibration import Calibration
 from surrogate.model import SHIPPED, Model
 
 FEW_SLOTS = 8
@@ -66,7 +67,7 @@ class SurrogateOracle(Oracle):
         self._problem = problem
         self._cv = params.cv
         self.model = model or load_model(params.model)
-        self._served_at = self.model.calibration.served_at(params.risk, problem.constraints.served_fraction)
+        self._served_at = _served_at(self.model.calibration, params.risk, problem.constraints.served_fraction)
         self._tables, self._adapters = _tables(problem)
         self._places: dict[Server, int] = {}
         self._servers = self.model.servers(np.zeros((0, len(kernel.SERVER_TERMS))), np.zeros((0, features.CONTEXT)))
@@ -186,6 +187,12 @@ def load_model(folder: str | None) -> Model:
         BadInputError: it cannot be read.
     """
     return Model.load(SHIPPED if folder is None else Path(folder))
+
+
+@cache
+def _served_at(calibration: Calibration, risk: float, limit: float) -> tuple[Floats, Floats]:
+    """As the calibration has it, found once: whoever looks for headroom makes oracles by the hundred."""
+    return calibration.served_at(risk, limit)
 
 
 def _tables(problem: Problem) -> tuple[NDArray[np.int64], NDArray[np.void]]:

@@ -16,6 +16,7 @@ from loraplan.cli.capacity import capacity
 from loraplan.cli.compare import compare
 from loraplan.cli.dataset import dataset
 from loraplan.cli.evaluate import evaluate_model
+from loraplan.cli.explain import explain_file
 from loraplan.cli.fidelity import fidelity
 from loraplan.cli.group import ErrorsInOneLine, examples
 from loraplan.cli.options import (
@@ -217,6 +218,10 @@ app.command(
         "simulate config.yaml --slots 64",
     )
 )(simulate)
+app.command(
+    name="explain",
+    epilog=examples("explain plan.json", "explain config.yaml --set fleet.0.count=2", "explain plan.json --json"),
+)(explain_file)
 app.command(
     epilog=examples(
         "capacity --profile h100-64gb/llama-3.1-8b --rates 0.4,0.05,0.00625 --ranks 8,16",

@@ -156,3 +156,13 @@ def test_an_adapter_listed_twice_on_a_gpu_is_refused(tmp_path: Path) -> None:
     data["gpus"][0]["adapters"] = [first | {"share": 0.5}] * 2 + data["gpus"][0]["adapters"][1:]
     with pytest.raises(BadInputError, match="is listed twice"):
         read_plan(write(tmp_path, data))
+
+
+def test_a_plan_may_lack_some_of_an_adapter_s_replicas(tmp_path: Path) -> None:
+    problem = small_problem([(8, 3.0), (8, 4.0)], counts=(3,), replicas={"a0": 2, "a1": 2}, max_adapters=1)
+    plan = loraplan.solve(problem, solver="best_fit")
+    assert not plan.complete
+    shares = [adapter.share for gpu in plan.gpus for adapter in gpu.adapters if adapter.name == plan.unplaced[0]]
+    assert 0 < sum(shares) < 1
+    plan.save(tmp_path / "plan.json")
+    assert read_plan(tmp_path / "plan.json") == plan
