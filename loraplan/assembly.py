@@ -68,7 +68,7 @@ def assemble(
             name=run.solver.name, params=run.solver.settings, seed=run.seed, runtime_s=round(runtime_s, 6)
         ),
         oracle=OracleRecord(name=run.oracle.name, params=run.oracle.settings),
-        log=tuple(LogEntry(**asdict(event)) for event in search.events),
+        log=_log(search, solution, costs, runtime_s),
         provenance=Provenance(
             loraplan=version("loraplan"),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -76,6 +76,14 @@ def assemble(
             served_fraction=problem.constraints.served_fraction,
         ),
     )
+
+
+def _log(search: Search, solution: Solution, costs: Floats, runtime_s: float) -> tuple[LogEntry, ...]:
+    """The better plans and bounds as they came; what a solver that tells nothing of them had in the end."""
+    if search.events or solution.status not in ("optimal", "feasible"):
+        return tuple(LogEntry(**asdict(event)) for event in search.events)
+    end = LogEntry(seconds=runtime_s, gpus=len(solution.loads), value=float(costs.sum()), bound=solution.lower_bound)
+    return (end,)
 
 
 def _value(search: Search, run: Run, solution: Solution, costs: Floats) -> ObjectiveValue:

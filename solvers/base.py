@@ -104,15 +104,13 @@ class Search:
         if self.deadline is not None and time.monotonic() >= self.deadline:
             raise SearchStoppedError("the time limit was reached")
 
-    def publish(self, loads: Sequence[GPULoad]) -> None:
-        """Keep ``loads`` (complete or not) as what the search has to show so far."""
+    def publish(self, loads: Sequence[GPULoad], value: float | None = None) -> None:
+        """Keep ``loads`` (complete or not) as what the search has to show so far; ``value``: their cost, if known."""
         self.incumbent = tuple(loads)
-        placed = sum(len(load.adapters) for load in loads)
-        if placed == len(self.problem.adapters):
-            value = float(self.costs(loads, self.oracle.predict(loads)).sum())
-            if not any(event.value is not None and event.value <= value for event in self.events):
-                self._record(value)
+        if value is not None and not any(event.value is not None and event.value <= value for event in self.events):
+            self._record(value)
         if self.on_progress is not None:
+            placed = sum(len(load.adapters) for load in loads)
             self.on_progress(placed, len(self.problem.adapters), len(loads))
 
     def prove(self, bound: float) -> None:

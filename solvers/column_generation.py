@@ -138,7 +138,7 @@ class _Run:
             better = LocalSearch(LocalSearchParams()).solve(search)
         finally:
             search.start = before
-            search.publish(self.best)
+            search.publish(self.best, self.value)
         if better.status == "feasible":
             self._offer(list(better.loads))
 
@@ -220,13 +220,13 @@ class _Run:
         cost = total_cost(self.search, loads)
         if cost < self.value * (1 - 1e-12):
             self.value, self.best = cost, tuple(loads)
-            self.search.publish(self.best)
+            self.search.publish(self.best, self.value)
 
     def _conclude(self) -> Solution:
         lower = self.bound.rounded()
         lower_bound = None if not math.isfinite(lower) else max(min(lower, self.value), 0.0)
         if not self.best:
             return Solution("unknown", self.search.incumbent, lower_bound, self.reason)
-        self.search.publish(self.best)
+        self.search.publish(self.best, self.value)
         status = "optimal" if self._closed() else "feasible"
         return Solution(status, self.best, lower_bound)  # type: ignore[arg-type]

@@ -131,7 +131,7 @@ class _Assignments:
                 why = f"{self.solver}: no assignment to the GPUs there are places every adapter"
                 return Solution("infeasible" if self.search.hereditary else "unknown", reason=why)
             return Solution("unknown", self.search.incumbent, lower, self.reason)
-        self.search.publish(self.best)
+        self.search.publish(self.best, self.value)
         return Solution("optimal" if self._closed() else "feasible", self.best, lower)
 
     def _closed(self) -> bool:
@@ -204,7 +204,7 @@ class _Assignments:
         cost = self._cost(loads)
         if cost < self.value * (1 - 1e-12):
             self.value, self.best = cost, tuple(loads)
-            self.search.publish(self.best)
+            self.search.publish(self.best, self.value)
 
     def _target(self) -> float:
         """What a better plan costs at most."""

@@ -12,6 +12,7 @@ import numpy as np
 from loraplan.problem import GPULoad
 from loraplan.workload import Floats, Ints
 from solvers.base import Search, Solution, Status
+from solvers.best_fit import BestFit, BestFitParams
 from solvers.construction import Kind, kinds_of_units
 
 FEW_ADAPTERS = 12
@@ -120,15 +121,15 @@ class Chosen:
 def conclude_choice(search: Search, loads: Loads, chosen: Chosen, solver: str) -> Solution:
     """The solution that a choice among all loads is."""
     if chosen.times is None:
-        if math.isinf(chosen.bound):
-            return Solution(
-                "infeasible", reason=f"{solver}: no choice among all {len(loads.costs)} loads places every adapter"
-            )
-        return Solution("unknown", lower_bound=chosen.bound, reason=f"{solver}: no plan was found in time")
+        if math.isfinite(chosen.bound) or chosen.bound < 0:
+            return Solution("unknown", reason=f"{solver}: no plan was found in time")
+        known = BestFit(BestFitParams()).solve(search)  # which says what fits nowhere, if anything
+        why = known.reason or f"no choice among all {loads.costs.size} loads that keep the limits places every adapter"
+        return Solution("infeasible", known.loads, reason=why)
     found = loads.placed(chosen.times)
     value = float(loads.costs @ np.asarray(chosen.times, dtype=np.float64))
     status: Status = "optimal" if chosen.bound >= value - EQUAL * max(1.0, abs(value)) else "feasible"
-    search.publish(found)
+    search.publish(found, value)
     bound = min(chosen.bound, value)
     search.prove(bound)
     return Solution(status, found, bound)

@@ -64,7 +64,7 @@ class LocalSearch(Solver):
                 raise
         if at.excess():
             return BestFit(BestFitParams()).solve(search)  # which says what is left
-        search.publish(at.loads)
+        search.publish(at.loads, at.cost)
         return Solution("feasible", tuple(at.loads))
 
     def _improve(self, at: Placement, neighbours: Neighbours) -> None:
@@ -80,7 +80,7 @@ class LocalSearch(Solver):
             if at.excess() < before[0] or at.cost < before[1] * (1.0 - CLOSE):
                 quiet = 0
                 if not at.excess():
-                    at.search.publish(at.loads)
+                    at.search.publish(at.loads, at.cost)
             else:
                 quiet += BATCHES
 
