@@ -10,6 +10,7 @@ from loraplan.constraints import Constraints
 from loraplan.errors import BadInputError
 from loraplan.plan import Plan
 from loraplan.problem import Fleet, GPULoad, Problem
+from loraplan.reserve import one_rank
 from loraplan.validation import check_inputs
 from loraplan.workload import Adapter
 
@@ -53,6 +54,8 @@ def recorded(plan: Plan, config: Config | None = None) -> Recorded:
     """
     config = config or recorded_config(plan)
     problem = build(config).problem
+    if problem.constraints.reserve:
+        problem = one_rank(problem)  # as its servers are started
     types = {gpu_type.profile.name: t for t, gpu_type in enumerate(problem.fleet.types)}
     adapters: list[Adapter] = []
     names: dict[str, list[str]] = defaultdict(list)
