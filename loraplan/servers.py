@@ -14,7 +14,7 @@ from loraplan.api import input_files
 from loraplan.assembly import figures
 from loraplan.config import Config
 from loraplan.constraints import Constraints
-from loraplan.errors import BadInputError, NoPlanError
+from loraplan.errors import BadInputError, NoPlanError, did_you_mean
 from loraplan.files import sha256
 from loraplan.plan import (
     ObjectiveValue,
@@ -216,7 +216,8 @@ def in_force(plan: Plan, problem: Problem, run: Run) -> tuple[Servers, list[tupl
     homes: list[tuple[str, str, list[int], int]] = []
     for gpu in plan.gpus:
         if gpu.profile not in types:
-            raise BadInputError(f"GPU {gpu.id} of the plan has profile {gpu.profile!r}, which is not in the fleet")
+            hint = did_you_mean(gpu.profile, types)
+            raise BadInputError(f"GPU {gpu.id} of the plan has profile {gpu.profile!r}, which is not in the fleet{hint}")
         kind = f"{gpu.profile}{FIXED}{gpu.max_rank}"
         fixed.setdefault(kind, _fixed(types[gpu.profile], kind, gpu.max_rank, len(plan.gpus)))
         homes.append((gpu.id, kind, [], gpu.slots))

@@ -75,9 +75,7 @@ class Migration(Objective):
             if known:
                 anchors[max(sorted(known), key=lambda i: times[0, i])] = gpu.profile, known
         if not anchors:
-            raise BadInputError(
-                "objective 'migration': the plan in force has none of the adapters that are planned for"
-            )
+            raise BadInputError("objective 'migration': none of the adapters in force is among those planned for")
         costs = []
         for load in loads:
             new, mine, profile = set(load.adapters), times[load.gpu_type], problem.profile(load).name

@@ -21,9 +21,10 @@ from loraplan.cli.options import (
     SetOption,
     TimeLimitOption,
 )
-from loraplan.config import Config, PluginSpec
+from loraplan.config import Config, PluginSpec, build
 from loraplan.errors import BadInputError
 from loraplan.measured import measured_values
+from loraplan.oracle import Predictions
 from loraplan.plan import Plan
 from loraplan.registry import Registry, choose
 from loraplan.validation import Validation
@@ -76,6 +77,10 @@ def compare(
         for solver in chosen_solvers
     ]
     told = _objectives(configs) if objectives is not None else {}
+    if told:
+        problem = build(configs[0]).problem
+        for one in told.values():  # what an objective lacks is said before the work
+            one.gpu_costs(problem, (), Predictions.none())
     rows, interrupted = _compare(configs, seeds, told)
     if as_json:
         terminal.print_json(
