@@ -64,7 +64,7 @@ def recorded(plan: Plan, config: Config | None = None) -> Recorded:
         rows.append([])
         if gpu.profile not in types:
             hint = did_you_mean(gpu.profile, types)
-            raise BadInputError(f"GPU {gpu.id} of the plan has profile {gpu.profile!r}, which is not in the fleet{hint}")
+            raise BadInputError(f"GPU {gpu.id} of the plan has profile {gpu.profile!r}, not in the fleet{hint}")
         for placed in gpu.adapters:
             if placed.name not in problem.index:
                 raise BadInputError(f"adapter {placed.name!r} of the plan is not in the config's workload")

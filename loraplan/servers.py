@@ -217,7 +217,7 @@ def in_force(plan: Plan, problem: Problem, run: Run) -> tuple[Servers, list[tupl
     for gpu in plan.gpus:
         if gpu.profile not in types:
             hint = did_you_mean(gpu.profile, types)
-            raise BadInputError(f"GPU {gpu.id} of the plan has profile {gpu.profile!r}, which is not in the fleet{hint}")
+            raise BadInputError(f"GPU {gpu.id} of the plan has profile {gpu.profile!r}, not in the fleet{hint}")
         kind = f"{gpu.profile}{FIXED}{gpu.max_rank}"
         fixed.setdefault(kind, _fixed(types[gpu.profile], kind, gpu.max_rank, len(plan.gpus)))
         homes.append((gpu.id, kind, [], gpu.slots))

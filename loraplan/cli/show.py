@@ -164,7 +164,7 @@ def values(rows: Sequence[tuple[Plan, Mapping[str, float]]], told: Mapping[str, 
         cells = []
         for name in told:
             value = found.get(name, math.nan)
-            text = "-" if math.isnan(value) else f"{value:,.5g}"
+            text = "-" if math.isnan(value) else f"{value:,.6g}"
             cells.append(f"[bold]{text}[/]" if value <= best[name] * (1 + 1e-6) else text)
         table.add_row(f"{made.objective.name}, {made.solver.name}", *cells)
     out(table)

@@ -43,8 +43,8 @@ ADAPTERS = [(8, 4.0), (16, 3.0), (8, 3.0), (32, 2.0), (8, 1.0), (8, 0.5)]
         ({"together": (("a0", "a1"),), "separate": (("a1", "a0"),)}, "a0 and a1 are to be together and separate"),
         ({"together": (("a0", "a1", "a2"),), "separate": (("a0", "a1", "a2"),)}, "are to be together and separate"),
         ({"together": (("a0", "a1"), ("a1", "a2")), "separate": (("a0", "a2"),)}, "a0 and a2 are to be together and"),
-        ({"together": (("a0", "a1"),), "pins": {"a0": ("type0",), "a1": ("type1",)}}, "leave no GPU type of the fleet"),
-        ({"together": (("a0", "a1", "a2"),), "max_adapters": 2}, "3 adapters are to be together, but max_adapters is 2"),
+        ({"together": (("a0", "a1"),), "pins": {"a0": ("type0",), "a1": ("type1",)}}, "leave no GPU type"),
+        ({"together": (("a0", "a1", "a2"),), "max_adapters": 2}, "are to be together, but max_adapters is 2"),
         # that no load keeps
         ({"itl_ms": 1.0}, "itl_ms 1 is below 13.46, a step of an empty server of type"),
         ({"ttft_p95_s": 0.001}, "ttft_p95_s 0.001 is below 0.01346"),

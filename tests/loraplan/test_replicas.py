@@ -100,8 +100,9 @@ def test_replicas_keep_the_traffic_and_fit_alone(rates: list[float], gpus: int) 
 
 
 def test_a_plan_with_a_hot_adapter_is_served() -> None:
-    problem = small_problem([(8, 90.0), (8, 3.0), (16, 2.0)], counts=(8,))
-    assert not loraplan.solve(small_problem([(8, 90.0), (8, 3.0), (16, 2.0)], split=False), "best_fit").complete
+    adapters = [(8, 90.0), (8, 3.0), (16, 2.0)]
+    problem = small_problem(adapters, served_fraction=0.99)
+    assert not loraplan.solve(small_problem(adapters, split=False), "best_fit").complete
     plan = loraplan.solve(problem, "best_fit")
     homes = [gpu.id for gpu in plan.gpus for adapter in gpu.adapters if adapter.name == "a0"]
     assert len(homes) > 1
