@@ -22,6 +22,12 @@ class NothingFitsError(LoraplanError):
     exit_code = 1
 
 
+class NoPlanError(LoraplanError):
+    """There is no plan that keeps the limits, or none was found; the text says which limit."""
+
+    exit_code = 1
+
+
 class PluginError(LoraplanError):
     """A plugin broke its contract; the text says which, and how."""
 

@@ -14,6 +14,7 @@ from loraplan.oracle import ORACLES, Predictions
 from loraplan.plan import Plan
 from loraplan.recorded import recorded
 from loraplan.validation import Validation
+from loraplan.workload import Floats
 from objectives import Objective
 
 
@@ -45,7 +46,7 @@ def measured_values(
     return values
 
 
-def _as_predictions(validation: Validation, headroom: object = None) -> Predictions:
+def _as_predictions(validation: Validation, headroom: Floats | None = None) -> Predictions:
     gpus = validation.gpus
     return Predictions(
         starts=np.array([gpu.starts for gpu in gpus]),
@@ -55,5 +56,6 @@ def _as_predictions(validation: Validation, headroom: object = None) -> Predicti
         ttft_s=np.array([gpu.ttft_s for gpu in gpus]),
         kv_utilisation=np.array([gpu.kv_utilisation for gpu in gpus]),
         ttft_p95_s=np.array([gpu.ttft_p95_s for gpu in gpus]),
-        headroom=headroom,  # type: ignore[arg-type]
+        itl_p95_ms=np.array([gpu.itl_p95_ms for gpu in gpus]),
+        headroom=np.full(len(gpus), np.nan) if headroom is None else headroom,
     )

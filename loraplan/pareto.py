@@ -8,7 +8,7 @@ from typing import Any
 
 from loraplan.api import solve_config
 from loraplan.config import Config, PluginSpec
-from loraplan.errors import BadInputError
+from loraplan.errors import BadInputError, NoPlanError
 from loraplan.headroom import Headroom
 from loraplan.measured import measured_values
 from loraplan.oracle import ORACLES, Oracle
@@ -71,7 +71,8 @@ def pareto(
 ) -> Front:
     """Solve the config again and again for ``y``, at every value of ``x`` that is worth a try.
 
-    With ``gpu_count`` as ``x``: with each number of GPUs from the least that does (at most ``points`` numbers). Else
+    If one of the two is ``gpu_count``: for the other with each number of GPUs from the least that does on (at most
+    ``points`` numbers). Else
     for weighted sums of both: each weight is such that the two plans that are next to each other so far are worth the
     same, so that anything better lies between them; this finds the corners of the front's hull.
 
@@ -83,13 +84,17 @@ def pareto(
         on_progress: called with (plans found, plans at most).
 
     Raises:
-        BadInputError: an objective is unknown, both are the same, or the config cannot be solved.
+        BadInputError: an objective is unknown, or both are the same.
+        NoPlanError: there is no plan to begin with.
     """
     if x == y:
         raise BadInputError(f"pareto: x and y are both {x!r}; name two objectives")
     goals = {name: _chosen(config, name) for name in (x, y)}
     judged: dict[str, Point] = {}
-    plans = _by_count(config, goals[y], points) if x == "gpu_count" else _by_weight(config, goals[x], goals[y], points)
+    if "gpu_count" in goals:
+        plans = _by_count(config, goals[y if x == "gpu_count" else x], points)
+    else:
+        plans = _by_weight(config, goals[x], goals[y], points)
     objectives: dict[str, Objective] = {name: goal.kind(goal.params) for name, goal in goals.items()}
     for plan in plans:
         at = _values(plan, config, objectives)
@@ -130,7 +135,7 @@ def _by_count(config: Config, y: Chosen, points: int) -> Iterator[Plan]:
     """The best plan for ``y`` with every number of GPUs."""
     first = _solved(config, {"name": "gpu_count", "params": {}})
     if not first.complete:
-        raise BadInputError(f"pareto: there is no plan to begin with: {first.reason}")
+        raise NoPlanError(f"no feasible plan to begin with: {first.reason}")
     most = min(sum(item.count for item in config.fleet), config.constraints.max_gpus or len(first.gpus) + points)
     goal = {"name": y.name, "params": y.settings}
     plan = first
@@ -148,7 +153,7 @@ def _by_weight(config: Config, x: Chosen, y: Chosen, points: int) -> Iterator[Pl
     for goal in goals:
         plan = _solved(config, goal)
         if not plan.complete:
-            raise BadInputError(f"pareto: there is no plan to begin with: {plan.reason}")
+            raise NoPlanError(f"no feasible plan to begin with: {plan.reason}")
         at = _values(plan, config, objectives)
         ends.append(((at[x.name], at[y.name]), plan))
         yield plan
@@ -160,6 +165,8 @@ def _by_weight(config: Config, x: Chosen, y: Chosen, points: int) -> Iterator[Pl
         weights = (1.0 / (bx - ax), 1.0 / (ay - by))
         terms = [{"objective": goal, "weight": weight} for goal, weight in zip(goals, weights, strict=True)]
         plan = _solved(config, {"name": "weighted", "params": {"terms": terms}}, start)
+        if not plan.complete:  # no time for it
+            return
         at = _values(plan, config, objectives)
         new = at[x.name], at[y.name]
         left -= 1

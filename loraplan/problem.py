@@ -91,6 +91,8 @@ class Problem:
             )
         self._check_names()
         self._check_latency()
+        if self.constraints.reserve and self.gpus < 2:
+            raise BadInputError("constraints: reserve: if the only GPU is lost, nothing is left; offer two at least")
 
     def _check_names(self) -> None:
         limits, known = self.constraints, self.index
@@ -108,7 +110,7 @@ class Problem:
         for group in self.separate:
             for unit, times in Counter(together[i] for i in group).items():
                 if times > 1:
-                    first, second = (self.adapters[i].name for i in unit if i in group)
+                    first, second, *_ = (self.adapters[i].name for i in unit if i in group)
                     raise BadInputError(f"constraints: adapters {first} and {second} are to be together and separate")
         for unit in self.units:
             if self.constraints.pins and not self.types_of(unit):
@@ -120,6 +122,7 @@ class Problem:
                 )
 
     def _check_latency(self) -> None:
+        """A step of an empty server is the least that any latency can be."""
         fastest = min((t.profile for t in self.fleet.types), key=lambda profile: profile.step_ms.base)
         base, limits = fastest.step_ms.base, self.constraints
         for name, value in (("itl_ms", limits.itl_ms), ("ttft_p95_s", limits.ttft_p95_s)):
@@ -160,6 +163,14 @@ class Problem:
         """Whether there is anything that ``allows`` has to look at."""
         limits = self.constraints
         return bool(limits.max_adapters or limits.pins or limits.separate)
+
+    def breaches(self, load: GPULoad) -> int:
+        """How far ``load`` is from keeping what ``allows`` looks at: about as many adapters have to leave."""
+        limits = self.constraints
+        count = 0 if limits.max_adapters is None else max(0, len(load.adapters) - limits.max_adapters)
+        if limits.pins:
+            count += sum(load.gpu_type not in self.types_of((i,)) for i in load.adapters)
+        return count + sum(max(0, len(group.intersection(load.adapters)) - 1) for group in self._apart)
 
     def allows(self, load: GPULoad) -> bool:
         """Whether ``load`` keeps what needs no oracle to tell: pins, separate groups, the number of adapters."""

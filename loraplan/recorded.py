@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 from loraplan.config import Config, build, parse_config
 from loraplan.constraints import Constraints
-from loraplan.errors import BadInputError
+from loraplan.errors import BadInputError, did_you_mean
 from loraplan.plan import Plan
 from loraplan.problem import Fleet, GPULoad, Problem
+from loraplan.reserve import one_rank
 from loraplan.validation import check_inputs
 from loraplan.workload import Adapter
 
@@ -53,6 +54,8 @@ def recorded(plan: Plan, config: Config | None = None) -> Recorded:
     """
     config = config or recorded_config(plan)
     problem = build(config).problem
+    if problem.constraints.reserve:
+        problem = one_rank(problem)  # as its servers are started
     types = {gpu_type.profile.name: t for t, gpu_type in enumerate(problem.fleet.types)}
     adapters: list[Adapter] = []
     names: dict[str, list[str]] = defaultdict(list)
@@ -60,7 +63,8 @@ def recorded(plan: Plan, config: Config | None = None) -> Recorded:
     for gpu in plan.gpus:
         rows.append([])
         if gpu.profile not in types:
-            raise BadInputError(f"GPU {gpu.id} of the plan has profile {gpu.profile!r}, which is not in the fleet")
+            hint = did_you_mean(gpu.profile, types)
+            raise BadInputError(f"GPU {gpu.id} of the plan has profile {gpu.profile!r}, not in the fleet{hint}")
         for placed in gpu.adapters:
             if placed.name not in problem.index:
                 raise BadInputError(f"adapter {placed.name!r} of the plan is not in the config's workload")

@@ -7,6 +7,7 @@ adapters, which vLLM loads and unloads at run time; new servers may be started a
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,15 +15,18 @@ from typing import Literal
 import numpy as np
 
 from loraplan.config import Config, build
-from loraplan.errors import BadInputError
-from loraplan.plan import Plan, SolverRecord
+from loraplan.errors import BadInputError, NoPlanError
+from loraplan.plan import Plan, PlannedGPU, SolverRecord
+from loraplan.problem import Problem
+from loraplan.profiles import Profile
 from loraplan.run import Run
 from loraplan.servers import Servers, grown, in_force, shrunk
-from loraplan.validation import FIRST_FRESH_SEED, share_of, simulation
+from loraplan.validation import FIRST_FRESH_SEED, share_of
 from loraplan.workload import Workload
+from twin.batch import Simulation
 
 Unit = tuple[int, ...]
-Fits = Callable[[Plan, str], bool]
+Fits = Callable[[PlannedGPU, Profile], bool]
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,13 @@ class Step:
 
     Attributes:
         action: ``start`` or ``stop`` a server; ``load`` an adapter onto it and send the adapter's requests there;
-            ``drain``: wait until the server that had it has answered the rest; ``unload`` it there.
+            ``drain``: wait until the server that had it has answered the rest; ``unload`` it there; ``reload``: load
+            it again where it is, because it is another one now, of another rank.
         gpu: the server's id in the plan.
-        adapter: what is loaded, drained or unloaded; empty for a server.
+        adapter: what is loaded, drained, unloaded or reloaded; empty for a server.
     """
 
-    action: Literal["start", "load", "drain", "unload", "stop"]
+    action: Literal["start", "load", "drain", "unload", "reload", "stop"]
     gpu: str
     adapter: str = ""
 
@@ -46,7 +51,7 @@ class Replanned:
     """The new plan and the way to it.
 
     Attributes:
-        plan: the new plan; its ``reason`` names the servers that do not keep the limits, if moves were too few.
+        plan: the new plan; its ``reason`` names the servers that do not keep the limits, if the moves did not do.
         steps: in order.
         moved: adapters that changed servers, at most as many as allowed.
         overloaded: servers in force that do not keep the limits with the new workload, before anything moves.
@@ -77,19 +82,23 @@ def replan(
         config: of the new workload.
         run: what was chosen: the objective and the oracle (its solver plays no part).
         max_moves: adapters, at most, that change servers; new ones do not count.
-        fits: asked of each move that the oracle takes: whether the server of this id survives it; see ``in_the_twin``.
+        fits: asked of each move that the oracle takes: whether the server that gets the adapters, as it is then,
+            survives it; see ``in_the_twin``.
         on_progress: called with (moves made, moves at most).
 
     Raises:
-        BadInputError: the plan is not complete, a server of it has a profile that is not in the fleet, or a new adapter
-            finds no place.
+        BadInputError: the plan is not complete, a server of it has a profile that is not in the fleet, or has only one
+            part of a group that is to go together.
+        NoPlanError: a new adapter finds no place, or one stays on a server that does not take its new rank.
     """
     if not plan.complete:
         raise BadInputError(f"there is no complete plan to begin with: its status is {plan.status} ({plan.reason})")
     started = time.monotonic()
-    servers, new = in_force(plan, build(config).problem, run)
+    problem = build(config).problem
+    servers, new = in_force(plan, problem, run)
     overloaded = tuple(server.id for server, kept in zip(servers.each, servers.kept(), strict=True) if not kept)
-    moves = _Moves(servers, max_moves, lambda: servers.plan(plan, config, run), fits, on_progress)
+    left_empty = [server.id for server in servers.each if not server.load.adapters]
+    moves = _Moves(servers, max_moves, fits, on_progress)
     moves.place(new)
     moves.relieve()
     moves.improve()
@@ -97,20 +106,56 @@ def replan(
     solver = SolverRecord(
         name="replan", params={"max_moves": max_moves}, seed=run.seed, runtime_s=round(time.monotonic() - started, 6)
     )
-    made = servers.plan(plan, config, run).model_copy(update={"solver": solver})
-    return Replanned(made, tuple(_steps(servers, moves.done)), tuple(moved), overloaded)
+    texts = _shortfalls(servers, problem, moves.left)
+    fallbacks, fatal = servers.fallbacks() if problem.constraints.reserve else ({}, [])
+    if fatal:
+        texts.append(f"reserve: the loss of {', '.join(fatal)} would not be survived")
+    made = servers.plan(config, run, solver).model_copy(
+        update={"reason": "; ".join(texts), "fallbacks": {} if fatal else fallbacks}
+    )
+    steps = (*_first_steps(plan, problem, made, left_empty), *_steps(servers, moves.done, left_empty))
+    return Replanned(made, steps, tuple(moved), overloaded)
+
+
+def _shortfalls(servers: Servers, problem: Problem, moves_left: int) -> list[str]:
+    """What the servers do not keep in the end, in words."""
+    texts = []
+    busy = [server for server in servers.each if server.load.adapters]
+    broken = [server.id for server, kept in zip(servers.each, servers.kept(), strict=True) if not kept]
+    if broken:
+        why = "no move that the others survive helps" if moves_left > 0 else "too few moves"
+        texts.append(f"{why}: the limits are not kept by {', '.join(broken)}")
+    if len(busy) > (problem.constraints.max_gpus or len(busy)):
+        texts.append(f"{len(busy)} servers are in use, but max_gpus is {problem.constraints.max_gpus}")
+    counts = Counter(servers.profile_of(server) for server in busy)
+    for gpu_type in problem.fleet.types:
+        used = counts[gpu_type.profile.name]
+        if used > gpu_type.count:
+            texts.append(f"{used} servers of {gpu_type.profile.name} are in use, of {gpu_type.count} in the fleet")
+    return texts
 
 
 def in_the_twin(workload: Workload, limit: float, seeds: int = 1) -> Fits:
-    """Whether a server of a plan serves ``limit`` of what arrives in the twin, in the mean over the seeds."""
+    """Whether a server serves ``limit`` of what arrives in the twin, in the mean over the seeds."""
     streams = [workload.requests(seed) for seed in range(FIRST_FRESH_SEED, FIRST_FRESH_SEED + seeds)]
     names = [adapter.name for adapter in workload.adapters]
 
-    def fits(plan: Plan, gpu_id: str) -> bool:
-        gpu = next(gpu for gpu in plan.gpus if gpu.id == gpu_id)
+    def fits(gpu: PlannedGPU, profile: Profile) -> bool:
         placed = [(adapter.name, adapter.share) for adapter in gpu.adapters]
         asked = (share_of(stream, names, placed) for stream in streams)
-        runs = [simulation(plan, gpu, one, workload.horizon_s, f"GPU {gpu_id}").metrics() for one in asked]
+        ranks = np.array([adapter.rank for adapter in gpu.adapters], dtype=np.int64)
+        runs = [
+            Simulation(
+                profile=profile,
+                slots=gpu.slots,
+                max_rank=gpu.max_rank,
+                ranks=ranks,
+                workload=one,
+                horizon_s=workload.horizon_s,
+                name=f"GPU {gpu.id}",
+            ).metrics()
+            for one in asked
+        ]
         return float(np.mean([run.served_fraction for run in runs])) >= limit
 
     return fits
@@ -123,40 +168,62 @@ class _Moves:
         self,
         servers: Servers,
         most: int,
-        plan: Callable[[], Plan],
         fits: Fits | None,
         tell: Callable[[int, int], None] | None,
     ) -> None:
-        self._servers, self._most, self._plan, self._fits, self._tell = servers, most, plan, fits, tell
+        self._servers, self._most, self._fits, self._tell = servers, most, fits, tell
         self.done: list[tuple[Unit, int | None, int]] = []
         self._refused: set[tuple[Unit, int]] = set()
         self._unit = {unit[0]: unit for unit in servers.search.problem.units}
 
     @property
-    def _left(self) -> int:
+    def left(self) -> int:
+        """Moves that may still be made."""
         return self._most - sum(len(unit) for unit, source, _ in self.done if source is not None)
 
     def place(self, new: Sequence[Unit]) -> None:
-        """Give new adapters a place, those with most traffic first."""
+        """Give new adapters a place, those with most traffic first.
+
+        Where some of a group have one, the others follow; if they do not fit there, all of them move, if they may.
+        """
         for unit in sorted(new, key=lambda unit: -self._offered(unit)):
-            if not self._move(unit, None):
-                name = self._servers.names[unit[0]]
-                raise BadInputError(f"replan: no server in force or on offer takes the new adapter {name}")
+            row, old = self._servers.home(unit)
+            rest = tuple(i for i in unit if i not in old)
+            if not (self._move(unit, None) if row is None else self._join(rest, old, row)):
+                name = self._servers.names[rest[0]]
+                raise NoPlanError(f"no feasible plan: no server in force or on offer takes the new adapter {name}")
+
+    def _join(self, rest: Unit, old: Unit, row: int) -> bool:
+        """Put new adapters beside those of their group, which are on the server at ``row``."""
+        if self._servers.takes(row, rest) and self._try(rest, None, row):
+            return True
+        whole = tuple(sorted((*old, *rest)))
+        if len(old) > self.left:
+            return False
+        for to in self._servers.takers(whole, row):
+            if self._try(old, row, to):
+                return self._try(rest, None, to)
+        return False
 
     def relieve(self) -> None:
         """Move adapters away from servers that do not keep the limits, until they do or no move is left.
 
-        Those first whose loss relieves the server most, which makes for few moves.
+        Those first whose loss mends most, which makes for few moves: what then keeps the limits, what keeps more of the
+        constraints on where adapters may be, and what serves more.
         """
         search = self._servers.search
         for row in range(len(self._servers.each)):
-            while self._left > 0 and not self._servers.kept()[row]:
-                units = [unit for unit in self._units(row) if len(unit) <= self._left]
+            while self.left > 0 and not self._servers.kept()[row]:
+                units = [unit for unit in self._units(row) if len(unit) <= self.left]
                 rest = [shrunk(self._servers.each[row].load, unit) for unit in units]
                 if not all(load.adapters for load in rest):
                     break  # a single unit, which is too much even alone
-                served = search.oracle.predict(rest).served_fraction.tolist()
-                order = sorted(range(len(units)), key=lambda n: (-served[n], -self._offered(units[n])))
+                kept, predicted = search.judge(rest)
+                breaches = [search.problem.breaches(load) for load in rest]
+                served = predicted.served_fraction.tolist()
+                order = sorted(
+                    range(len(units)), key=lambda n: (not kept[n], breaches[n], -served[n], -self._offered(units[n]))
+                )
                 if not any(self._move(units[n], row) for n in order):
                     break
 
@@ -165,13 +232,13 @@ class _Moves:
         each = self._servers.each
         for row in sorted(range(len(each)), key=lambda row: len(each[row].load.adapters)):
             self._empty(row)
-        while self._left > 0 and self._cheaper():
+        while self.left > 0 and self._cheaper():
             pass
 
     def _empty(self, row: int) -> None:
         """Empty a server, if that pays and all of its adapters find a place."""
         servers = self._servers
-        if not 0 < len(servers.each[row].load.adapters) <= self._left:
+        if not 0 < len(servers.each[row].load.adapters) <= self.left:
             return
         before, loads, done = self._cost(), [server.load for server in servers.each], list(self.done)
         units = sorted(self._units(row), key=lambda unit: -self._offered(unit))
@@ -188,7 +255,7 @@ class _Moves:
             for a in range(len(each))
             for unit in self._units(a)
             for b in range(len(each))
-            if a != b and each[b].load.adapters and (unit, b) not in self._refused and len(unit) <= self._left
+            if a != b and each[b].load.adapters and (unit, b) not in self._refused and len(unit) <= self.left
         ]
         if not trials:
             return False
@@ -235,19 +302,33 @@ class _Moves:
         each[to].load = grown(each[to].load, unit)
         if source is not None:
             each[source].load = shrunk(each[source].load, unit)
-        if self._fits is not None and not self._fits(self._plan(), each[to].id):
+        if self._fits is not None and not self._fits(*self._servers.planned(each[to])):
             for server, load in zip(each, before, strict=True):
                 server.load = load
             self._refused.add((unit, to))
             return False
         self.done.append((unit, source, to))
         if self._tell is not None:
-            self._tell(self._most - self._left, self._most)
+            self._tell(self._most - self.left, self._most)
         return True
 
 
-def _steps(servers: Servers, done: Sequence[tuple[Unit, int | None, int]]) -> Iterator[Step]:
-    """What to do, in order; servers start before they get their first adapter, and stop when they have none."""
+def _first_steps(old: Plan, problem: Problem, new: Plan, left_empty: Sequence[str]) -> Iterator[Step]:
+    """What makes room before anything moves: adapters that nobody asks for go; those of another rank are renewed."""
+    stays = {(gpu.id, adapter.name) for gpu in new.gpus for adapter in gpu.adapters}
+    for gpu in old.gpus:
+        if gpu.id in left_empty:
+            yield Step("stop", gpu.id)
+            continue
+        for adapter in gpu.adapters:
+            if adapter.name not in problem.index:
+                yield Step("unload", gpu.id, adapter.name)
+            elif (gpu.id, adapter.name) in stays and problem.ranks[problem.index[adapter.name]] != adapter.rank:
+                yield Step("reload", gpu.id, adapter.name)
+
+
+def _steps(servers: Servers, done: Sequence[tuple[Unit, int | None, int]], stopped: Sequence[str]) -> Iterator[Step]:
+    """The moves, in order; servers start before they get their first adapter, and stop when they have none."""
     started: set[int] = set()
     for unit, source, to in done:
         target, names = servers.each[to], [servers.names[i] for i in unit]
@@ -261,5 +342,5 @@ def _steps(servers: Servers, done: Sequence[tuple[Unit, int | None, int]]) -> It
                 yield Step("drain", servers.each[source].id, name)
                 yield Step("unload", servers.each[source].id, name)
     for server in servers.each:
-        if server.old and not server.load.adapters:
+        if server.old and not server.load.adapters and server.id not in stopped:
             yield Step("stop", server.id)

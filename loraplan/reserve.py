@@ -15,7 +15,7 @@ from loraplan.errors import BadInputError
 from loraplan.problem import Fleet, GPULoad, Problem
 from loraplan.replicas import Split, split
 from loraplan.run import Run
-from solvers.base import Search, Solution
+from solvers.base import Search, SearchStoppedError, Solution
 
 STEP, MOST = 1.05, 8.0
 """By how much the rates that are planned for grow from one try to the next, and up to what."""
@@ -56,30 +56,78 @@ class Reserved:
 
 
 def with_reserve(problem: Problem, run: Run) -> Reserved:
-    """The first plan found that survives the loss of any GPU; its bound is that of the problem without a reserve."""
-    problem = one_rank(problem)
+    """The first plan found that survives the loss of any GPU.
+
+    Its bound, and a proof that there is none, are of the problem without a reserve; there are none where adapters of
+    several ranks make that another problem than the one that is solved here.
+    """
+    alike, problem = _one_rank_already(problem), one_rank(problem)
     parts = split(problem, run.oracle_of)
     search, solution = run.search(parts.problem)
+    if not alike:
+        status = "unknown" if solution.status == "infeasible" else solution.status
+        solution = replace(solution, status=status, lower_bound=None)
     bound, factor, beyond = solution.lower_bound, 1.0, ""
     if solution.status not in ("optimal", "feasible"):
         return Reserved(parts, search, solution, ())
     parts = parts if solution.replicas is None else parts.then(solution.replicas)
-    while factor <= MOST:
-        fallbacks = [evacuate(search, solution.loads, lost) for lost in range(len(solution.loads))]
-        if all(fallback is not None for fallback in fallbacks):
-            best = Solution("feasible", solution.loads, bound)
-            return Reserved(parts, search, best, tuple(goes for goes in fallbacks if goes is not None))
-        factor *= STEP
-        scaled = split(problem.scaled(factor), run.oracle_of)
-        _, solution = run.search(scaled.problem)
-        scaled = scaled if solution.replicas is None else scaled.then(solution.replicas)
-        if solution.status not in ("optimal", "feasible"):
-            beyond = f"; with more: {solution.reason}"
-            break
-        parts = replace(scaled, problem=scaled.problem.scaled(1.0 / factor))
-        search = run.prepare(parts.problem)
+    try:
+        while factor <= MOST:
+            loads, fallbacks = _survivors(search, solution.loads)
+            if fallbacks:
+                return Reserved(parts, search, Solution("feasible", loads, bound), fallbacks)
+            factor *= STEP
+            scaled = split(problem.scaled(factor), run.oracle_of)
+            _, solution = run.search(scaled.problem)
+            scaled = scaled if solution.replicas is None else scaled.then(solution.replicas)
+            if solution.status not in ("optimal", "feasible"):
+                beyond = f"; with more: {solution.reason}"
+                break
+            parts = replace(scaled, problem=scaled.problem.scaled(1.0 / factor))
+            search = run.prepare(parts.problem)
+    except SearchStoppedError as stopped:
+        beyond = f"; then {stopped}"
     reason = f"reserve: no plan survives the loss of any GPU that plans for up to {factor:.2f} times the rates{beyond}"
     return Reserved(parts, search, Solution("unknown", reason=reason), ())
+
+
+def _one_rank_already(problem: Problem) -> bool:
+    """Whether servers of each type take the same rank, whichever adapters they have."""
+    ranks = problem.ranks
+    profiles = [gpu_type.profile for gpu_type in problem.fleet.types]
+    return all(profile.server_rank(int(ranks.min())) == profile.server_rank(int(ranks.max())) for profile in profiles)
+
+
+def _survivors(search: Search, loads: Sequence[GPULoad]) -> tuple[tuple[GPULoad, ...], tuple[Fallback, ...]]:
+    """The plan, and where the adapters of each GPU go; nothing if it does not survive every loss.
+
+    One that needs a single GPU is spread over two first.
+    """
+    if len(loads) == 1:
+        loads = _on_two(search, loads[0])
+    if not loads or not search.judge(loads)[0].all():
+        return (), ()
+    fallbacks = [evacuate(search, loads, lost) for lost in range(len(loads))]
+    found = tuple(goes for goes in fallbacks if goes is not None)
+    return (tuple(loads), found) if len(found) == len(loads) else ((), ())
+
+
+def _on_two(search: Search, load: GPULoad) -> tuple[GPULoad, ...]:
+    """The load as two GPUs of which each keeps the limits with all of it; nothing if there is only one such GPU.
+
+    So the second is of a type that can be, and the slots are those of the load.
+    """
+    problem = search.problem
+    rest = [gpu_type.count - (t == load.gpu_type) for t, gpu_type in enumerate(problem.fleet.types)]
+    other = [replace(load, gpu_type=t) for t, count in enumerate(rest) if count > 0]
+    units = problem.units
+    if len(units) < 2 or not other:
+        return ()
+    fits = search.judge(other)[0]
+    if not fits.any():
+        return ()
+    halves = [tuple(sorted(i for unit in units[k::2] for i in unit)) for k in (0, 1)]
+    return replace(load, adapters=halves[0]), replace(other[int(fits.argmax())], adapters=halves[1])
 
 
 def evacuate(search: Search, loads: Sequence[GPULoad], lost: int) -> Fallback | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
 
 import numpy as np
 
@@ -12,10 +14,21 @@ from loraplan.api import input_files
 from loraplan.assembly import figures
 from loraplan.config import Config
 from loraplan.constraints import Constraints
-from loraplan.errors import BadInputError
+from loraplan.errors import BadInputError, NoPlanError, did_you_mean
 from loraplan.files import sha256
-from loraplan.plan import ObjectiveValue, Plan, PlannedAdapter, PlannedGPU, finite
+from loraplan.plan import (
+    ObjectiveValue,
+    OracleRecord,
+    Plan,
+    PlannedAdapter,
+    PlannedGPU,
+    Provenance,
+    SolverRecord,
+    finite,
+)
 from loraplan.problem import Fleet, GPULoad, GPUType, Problem
+from loraplan.profiles import Profile
+from loraplan.reserve import evacuate
 from loraplan.run import Run
 from loraplan.workload import Adapter
 from solvers import Search
@@ -95,61 +108,92 @@ class Servers:
             for gpu_type, name in zip(problem.fleet.types, names, strict=True)
         ]
 
-    def plan(self, old: Plan, config: Config, run: Run) -> Plan:
-        """The plan that these servers are."""
-        search = self.search
+    def takes(self, row: int, unit: Sequence[int]) -> bool:
+        """Whether a server keeps the limits with these adapters as well."""
+        return bool(self.search.judge([grown(self.each[row].load, unit)])[0][0])
+
+    def home(self, unit: Sequence[int]) -> tuple[int | None, tuple[int, ...]]:
+        """The server that has some of these adapters, and which ones."""
+        for row, server in enumerate(self.each):
+            old = tuple(i for i in unit if i in server.load.adapters)
+            if old:
+                return row, old
+        return None, ()
+
+    def profile_of(self, server: Server) -> str:
+        """The name that the server's profile has in the fleet."""
+        return self.search.problem.profile(server.load).name.partition(FIXED)[0]
+
+    def planned(self, server: Server) -> tuple[PlannedGPU, Profile]:
+        """A busy server as it is now, and its profile.
+
+        Raises:
+            NoPlanError: it has an adapter of a rank that it does not take.
+        """
+        search, load = self.search, server.load
         problem = search.problem
-        busy = [server for server in self.each if server.load.adapters]
-        loads = [server.load for server in busy]
-        predicted = search.oracle.predict(loads)
-        costs = search.costs(loads, predicted)
-        kept = search.judge(loads)[0] if loads else np.ones(0, np.bool_)
-        rates: dict[str, float] = defaultdict(float)
-        for name, adapter in zip(self.names, problem.adapters, strict=True):
-            rates[name] += adapter.rate
-        gpus = tuple(
-            PlannedGPU(
-                id=server.id,
-                profile=problem.profile(server.load).name.partition(FIXED)[0],
-                slots=server.load.slots,
-                max_rank=problem.max_rank(server.load.gpu_type, server.load.adapters),
-                adapters=tuple(
-                    PlannedAdapter(
-                        name=self.names[i],
-                        rank=problem.adapters[i].rank,
-                        rate=rates[self.names[i]],
-                        share=self.shares[i],
-                    )
-                    for i in server.load.adapters
-                ),
-                cost=finite(costs[row]),
-                predicted=figures(predicted, row, search.oracle.outside(server.load)),
+        widest = max(load.adapters, key=lambda i: problem.adapters[i].rank)
+        profile = problem.profile(load)
+        if problem.adapters[widest].rank > max(profile.limits.lora_ranks):
+            raise NoPlanError(
+                f"no feasible plan: adapter {self.names[widest]} has rank {problem.adapters[widest].rank} now, above "
+                f"{max(profile.limits.lora_ranks)}, the largest that {server.id} takes, and finds no other server"
             )
-            for row, server in enumerate(busy)
+        predicted = search.oracle.predict([load])
+        gpu = PlannedGPU(
+            id=server.id,
+            profile=self.profile_of(server),
+            slots=load.slots,
+            max_rank=problem.max_rank(load.gpu_type, load.adapters),
+            adapters=tuple(
+                PlannedAdapter(
+                    name=self.names[i],
+                    rank=problem.adapters[i].rank,
+                    rate=problem.adapters[i].rate / self.shares[i],
+                    share=self.shares[i],
+                )
+                for i in load.adapters
+            ),
+            cost=finite(search.costs([load], predicted)[0]),
+            predicted=figures(predicted, 0, search.oracle.outside(load)),
         )
-        broken = [server.id for server, fine in zip(busy, kept, strict=True) if not fine]
-        value = ObjectiveValue(
-            name=run.objective.name,
-            params=run.objective.settings,
-            unit=search.objective.unit,
-            value=float(costs.sum()),
-            lower_bound=None,
-            gap=None,
-        )
-        reason = f"too few moves: the limits are not kept by {', '.join(broken)}" if broken else ""
-        profiles = {t.profile.name: t.profile for t in problem.fleet.types if FIXED not in t.profile.name}
-        inputs = {str(path): sha256(path) for path in input_files(config)}
-        record = {"config": config.model_dump(mode="json"), "profiles": profiles, "inputs": inputs}
-        return old.model_copy(
-            update={
-                "status": "feasible",
-                "reason": reason,
-                "objective": value,
-                "gpus": gpus,
-                "unplaced": (),
-                "fallbacks": {},
-                "provenance": old.provenance.model_copy(update=record),
-            }
+        return gpu, profile
+
+    def fallbacks(self) -> tuple[dict[str, dict[str, str]], list[str]]:
+        """Where the adapters of each busy server go if it is lost; and the servers whose loss is not survived."""
+        busy = [server for server in self.each if server.load.adapters]
+        found: dict[str, dict[str, str]] = {}
+        for row, server in enumerate(busy):
+            goes = evacuate(self.search, [one.load for one in busy], row)
+            if goes is not None:
+                found[server.id] = {self.names[i]: busy[to].id for i, to in goes.items()}
+        return found, [server.id for server in busy if server.id not in found]
+
+    def plan(self, config: Config, run: Run, solver: SolverRecord) -> Plan:
+        """The plan that these servers are."""
+        gpus = tuple(self.planned(server)[0] for server in self.each if server.load.adapters)
+        problem = self.search.problem
+        return Plan(
+            status="feasible",
+            objective=ObjectiveValue(
+                name=run.objective.name,
+                params=run.objective.settings,
+                unit=self.search.objective.unit,
+                value=sum(gpu.cost or 0.0 for gpu in gpus),
+                lower_bound=None,
+                gap=None,
+            ),
+            gpus=gpus,
+            solver=solver,
+            oracle=OracleRecord(name=run.oracle.name, params=run.oracle.settings),
+            provenance=Provenance(
+                loraplan=version("loraplan"),
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                profiles={t.profile.name: t.profile for t in problem.fleet.types if FIXED not in t.profile.name},
+                served_fraction=problem.constraints.served_fraction,
+                config=config.model_dump(mode="json"),
+                inputs={str(path): sha256(path) for path in input_files(config)},
+            ),
         )
 
 
@@ -162,7 +206,7 @@ def in_force(plan: Plan, problem: Problem, run: Run) -> tuple[Servers, list[tupl
         run: says by what is judged.
 
     Raises:
-        BadInputError: a server has a profile that is not in the fleet.
+        BadInputError: a server has a profile that is not in the fleet, or several have parts of a group.
     """
     types = {gpu_type.profile.name: gpu_type for gpu_type in problem.fleet.types}
     fixed: dict[str, GPUType] = {}
@@ -172,7 +216,8 @@ def in_force(plan: Plan, problem: Problem, run: Run) -> tuple[Servers, list[tupl
     homes: list[tuple[str, str, list[int], int]] = []
     for gpu in plan.gpus:
         if gpu.profile not in types:
-            raise BadInputError(f"GPU {gpu.id} of the plan has profile {gpu.profile!r}, which is not in the fleet")
+            hint = did_you_mean(gpu.profile, types)
+            raise BadInputError(f"GPU {gpu.id} of the plan has profile {gpu.profile!r}, not in the fleet{hint}")
         kind = f"{gpu.profile}{FIXED}{gpu.max_rank}"
         fixed.setdefault(kind, _fixed(types[gpu.profile], kind, gpu.max_rank, len(plan.gpus)))
         homes.append((gpu.id, kind, [], gpu.slots))
@@ -196,8 +241,20 @@ def in_force(plan: Plan, problem: Problem, run: Run) -> tuple[Servers, list[tupl
     place = {name: len(problem.fleet.types) + n for n, name in enumerate(fixed)}
     servers = [Server(gpu, GPULoad(place[kind], tuple(mine), slots), old=True) for gpu, kind, mine, slots in homes]
     all_names = (*names, *(adapter.name for adapter in new))
+    _check_together(made, servers)
     unplaced = [unit for unit in made.units if unit[-1] >= first]
     return Servers(run.prepare(made), all_names, (*shares, *[1.0] * len(new)), servers), unplaced
+
+
+def _check_together(problem: Problem, servers: Sequence[Server]) -> None:
+    for unit in problem.units:
+        homes = [server for server in servers if not set(unit).isdisjoint(server.load.adapters)]
+        if len(homes) > 1:
+            first, second = (next(i for i in unit if i in server.load.adapters) for server in homes[:2])
+            raise BadInputError(
+                f"constraints: adapters {problem.adapters[first].name} and {problem.adapters[second].name} are to be "
+                f"together, but are on {homes[0].id} and {homes[1].id}; replan keeps groups, it does not make them"
+            )
 
 
 def _fixed(gpu_type: GPUType, name: str, max_rank: int, count: int) -> GPUType:

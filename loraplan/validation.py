@@ -45,8 +45,8 @@ class GPUVerdict:
         starved: it does not start, or its mean served fraction is below the limit.
         certain: the whole confidence interval lies on one side of the limit.
         served_fraction: tokens served / tokens that arrived.
-        itl_ms, ttft_s, ttft_p95_s, throughput_tok_s, kv_utilisation, waiting, loads, preemptions: see twin Metrics;
-            nan where nothing was served.
+        itl_ms, itl_p95_ms, ttft_s, ttft_p95_s, throughput_tok_s, kv_utilisation, waiting, loads, preemptions: see twin
+            Metrics; nan where nothing was served.
         binding: the resource that requests waited for longest in most seeds, or ``none``.
         drift: share of what arrives in the second half of a replay by which unanswered work grows, mean over the
             seeds; nan if the server does not start.
@@ -61,6 +61,7 @@ class GPUVerdict:
     served_fraction: Interval
     throughput_tok_s: float
     itl_ms: float
+    itl_p95_ms: float
     ttft_s: float
     ttft_p95_s: float
     kv_utilisation: float
@@ -254,6 +255,7 @@ def verdict(gpu_id: str, runs: Sequence[Metrics], limit: float) -> GPUVerdict:
         served_fraction=served,
         throughput_tok_s=mean([run.throughput_tok_s for run in runs]),
         itl_ms=mean([run.itl_ms.mean for run in runs]),
+        itl_p95_ms=mean([run.itl_ms.p95 for run in runs]),
         ttft_s=mean([run.ttft_s.mean for run in runs]),
         ttft_p95_s=mean([run.ttft_s.p95 for run in runs]),
         kv_utilisation=mean([run.kv_utilisation for run in runs]),

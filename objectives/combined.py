@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -56,7 +57,8 @@ class Weighted(Objective):
         """Make the objectives."""
         self._weights = [term.weight for term in params.terms]
         self._objectives = [make(term.objective) for term in params.terms]
-        self.unit = " + ".join(f"{w:g} {o.unit}" for w, o in zip(self._weights, self._objectives, strict=True))
+        terms = zip(self._weights, self._objectives, strict=True)
+        self.unit = f"({' + '.join(f'{weight:g} x {objective.unit}' for weight, objective in terms)})"
         self.needs_headroom = any(objective.needs_headroom for objective in self._objectives)
 
     def gpu_costs(self, problem: Problem, loads: Sequence[GPULoad], predicted: Predictions) -> Floats:
@@ -76,14 +78,18 @@ class Weighted(Objective):
         return CostFloor(of_type, per_ms, exact=all(one is not None and one.exact for one in floors))
 
 
+USUAL_RANGE, MOST_RANGE = 1_000.0, 1e9
+"""What a GPU costs at most, unless something else is said, and what may be said."""
+
+
 @dataclass(frozen=True)
 class LexicographicParams:
     """Settings of the lexicographic objective.
 
     Attributes:
         objectives: the first counts most; each of the others only decides among plans that are equal so far.
-        ranges: for each but the first, a value that its total stays below: all of it counts less than one unit of the
-            objective before.
+        ranges: for each but the first, a value that no GPU's cost exceeds; all GPUs of the fleet together count less
+            than one unit of the objective before. 1,000 each if not given.
     """
 
     objectives: tuple[Spec, ...] = ("gpu_count", "latency")
@@ -95,19 +101,18 @@ class LexicographicParams:
             raise BadInputError("objective 'lexicographic': objectives must name two at least")
         if self.ranges and len(self.ranges) != len(self.objectives) - 1:
             raise BadInputError("objective 'lexicographic': ranges must be one for each objective but the first")
-        if any(not 0 < one < np.inf for one in self.ranges):
-            raise BadInputError(f"objective 'lexicographic': ranges must be above 0 (got {list(self.ranges)})")
-
-
-USUAL_RANGE = 10_000.0
+        if any(not 0 < one <= MOST_RANGE for one in self.ranges):
+            raise BadInputError(
+                f"objective 'lexicographic': ranges must be above 0, at most 1e9 (got {list(self.ranges)})"
+            )
 
 
 class Lexicographic(Objective):
     """One objective after another: a unit of each outweighs all of the next.
 
-    With ``gpu_count`` and ``latency`` a value of 4.0053 is four GPUs and 53 ms: the total of the second is below its
-    range, 10,000, and is divided by it. Where an objective's values differ by less than 1 (a price), give it a larger
-    range for the next one.
+    With ``gpu_count`` and ``latency``, and up to nine GPUs on offer, 4.0053 is four GPUs and 53 ms: the second is
+    divided by 10,000, the power of ten above what nine GPUs at its range, 1,000, come to. A GPU beyond a range counts
+    as one at it. Where an objective's values differ by less than 1 (a price), give it a larger range for the next one.
     """
 
     Params: ClassVar[type[Any]] = LexicographicParams
@@ -116,14 +121,14 @@ class Lexicographic(Objective):
         """Make the objectives."""
         self._objectives = [make(spec) for spec in params.objectives]
         self._ranges = params.ranges or (USUAL_RANGE,) * (len(self._objectives) - 1)
-        self._scales = np.concatenate(([1.0], 1.0 / np.cumprod(self._ranges)))
         self.unit = ", then ".join(objective.unit for objective in self._objectives)
         self.needs_headroom = any(objective.needs_headroom for objective in self._objectives)
 
     def gpu_costs(self, problem: Problem, loads: Sequence[GPULoad], predicted: Predictions) -> Floats:
-        """Sum of each load's costs, scaled, shape (loads,); a load beyond a range counts as all of it."""
-        total = self._objectives[0].gpu_costs(problem, loads, predicted)
-        for objective, scale, most in zip(self._objectives[1:], self._scales[1:], self._ranges, strict=True):
+        """Sum of each load's costs, scaled, shape (loads,)."""
+        total, scale = self._objectives[0].gpu_costs(problem, loads, predicted), 1.0
+        for objective, most in zip(self._objectives[1:], self._ranges, strict=True):
+            scale /= 10.0 ** (math.floor(math.log10(most * problem.fleet.count) + 1e-9) + 1)
             total = total + scale * np.minimum(objective.gpu_costs(problem, loads, predicted), most)
         return np.asarray(total)
 

@@ -137,6 +137,8 @@ class Neighbours:
             (0.1, self._open),
             (0.1, self._refit),
         ]
+        if len(self._problem.fleet.types) > 1:
+            kinds = [(0.35, self._relocate), (0.25, self._swap), *kinds[2:], (0.1, self._retype)]
         weights, makers = zip(*kinds, strict=True)
         drawn = self._rng.choice(len(makers), size=count, p=weights)
         return [move for kind in drawn if (move := makers[kind](at)) is not None]
@@ -221,6 +223,22 @@ class Neighbours:
         new = GPULoad(types[int(self._rng.integers(len(types)))], (), sum(map(len, moved)))
         opened, rest = self._with(new, moved, ()), self._with(at.loads[a], (), moved)
         return None if opened is None or rest is None else Move({a: rest}, (opened,))
+
+    def _retype(self, at: Placement) -> Move | None:
+        """Another type of GPU, which gives a part of its adapters away: a cheaper one may not carry them all."""
+        pair = self._pair(at)
+        if pair is None:
+            return None
+        a, b = pair
+        load, units = at.loads[a], at.units(at.loads[a])
+        types = [t for t in range(len(self._problem.fleet.types)) if t != load.gpu_type]
+        new = replace(load, gpu_type=types[int(self._rng.integers(len(types)))])
+        part = self._rng.random(len(units)) < self._rng.random()
+        moved = [unit for unit, go in zip(units, part, strict=True) if go]
+        if not moved or len(moved) == len(units):
+            return None
+        taker, rest = self._with(at.loads[b], moved, ()), self._with(new, (), moved)
+        return None if taker is None or rest is None else Move({a: rest, b: taker})
 
     def _refit(self, at: Placement) -> Move | None:
         """Another number of slots, or another type of GPU."""

@@ -115,7 +115,11 @@ def solve(
         terminal.note(f"plan written to {output}; next: loraplan validate {output}")
 
 
-@app.command(epilog=examples("validate plan.json", "validate plan.json --seeds 10 --config busier.yaml"))
+@app.command(
+    epilog=examples(
+        "validate plan.json", "validate plan.json --seeds 10 --config busier.yaml", "validate plan.json --lose each"
+    )
+)
 def validate(
     plan: PlanArgument,
     seeds: SeedsOption = 3,
@@ -142,10 +146,10 @@ def validate(
     if lose is not None:
         ids = [gpu.id for gpu in made.gpus] if lose == "each" else [lose]
         left = {gpu: without(made, gpu) for gpu in ids}
-        losses = {}
+        losses, workload = {}, workload or recorded_workload(made)
         with terminal.progress("replaying in the twin") as advance:
             for done, (gpu, rest) in enumerate(left.items()):
-                losses[gpu] = validate_plan(rest, workload or recorded_workload(made), seeds)
+                losses[gpu] = validate_plan(rest, workload, seeds)
                 advance(done + 1, len(left))
         if as_json:
             terminal.print_json(losses)
@@ -171,7 +175,8 @@ app.command(
 app.command(
     epilog=examples(
         "pareto config.yaml",
-        "pareto config.yaml --x cost --y latency --set objective.figure=ttft_s --plot front.html --seeds 3",
+        "pareto config.yaml --x cost --y latency --set 'objective={name: latency, figure: ttft_p95_s}'",
+        "pareto config.yaml --x energy --y headroom --points 8 --seeds 3 --plot front.html",
     )
 )(pareto)
 

@@ -21,9 +21,10 @@ from loraplan.cli.options import (
     SetOption,
     TimeLimitOption,
 )
-from loraplan.config import Config
+from loraplan.config import Config, PluginSpec, build
 from loraplan.errors import BadInputError
 from loraplan.measured import measured_values
+from loraplan.oracle import Predictions
 from loraplan.plan import Plan
 from loraplan.registry import Registry, choose
 from loraplan.validation import Validation
@@ -45,7 +46,8 @@ class Compared:
 def compare(
     config: ConfigArgument,
     solvers: Annotated[
-        str | None, typer.Option("--solvers", metavar="A,B", help="Instead of the config's, one after another.")
+        str | None,
+        typer.Option("--solvers", "--solver", metavar="A,B", help="Instead of the config's, one after another."),
     ] = None,
     objectives: Annotated[
         str | None, typer.Option("--objectives", metavar="A,B", help="Instead of the config's, one after another.")
@@ -65,14 +67,20 @@ def compare(
     """
     if solvers is None and objectives is None:
         raise BadInputError("expected --solvers or --objectives: names with commas between")
+    if objective is not None and objectives is not None:
+        raise BadInputError("give --objective or --objectives, not both")
     chosen_solvers: Sequence[str | None] = [None] if solvers is None else _names(solvers, "--solvers", SOLVERS)
-    goals: Sequence[str | None] = [objective] if objectives is None else _names(objectives, "--objectives", OBJECTIVES)
+    goals: Sequence[str | None] = [None] if objectives is None else _names(objectives, "--objectives", OBJECTIVES)
     configs = [
-        options.read(config, solver, goal, oracle, time_limit, seed, changes)
+        _aiming_at(options.read(config, solver, objective, oracle, time_limit, seed, changes), goal)
         for goal in goals
         for solver in chosen_solvers
     ]
     told = _objectives(configs) if objectives is not None else {}
+    if told:
+        problem = build(configs[0]).problem
+        for one in told.values():  # what an objective lacks is said before the work
+            one.gpu_costs(problem, (), Predictions.none())
     rows, interrupted = _compare(configs, seeds, told)
     if as_json:
         terminal.print_json(
@@ -101,6 +109,13 @@ def _names(text: str, option: str, registry: Registry[Any]) -> list[str]:
     if not names:
         raise BadInputError(f"{option}: expected at least one name")
     return names
+
+
+def _aiming_at(config: Config, goal: str | None) -> Config:
+    """The config with this objective; its settings are those of the config, where that has the same one."""
+    if goal is None or goal == config.objective.name:
+        return config
+    return config.model_copy(update={"objective": PluginSpec(name=goal)})
 
 
 def _title(config: Config, objectives: str | None) -> str:

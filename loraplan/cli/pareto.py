@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from loraplan.cli import options, plots, terminal
+from loraplan.cli.group import interrupts
 from loraplan.cli.options import (
     ConfigArgument,
     JSONOption,
@@ -44,16 +45,22 @@ def pareto(
 ) -> None:
     """What does less of one objective cost in another? The plans that are best in one for what they are in the other.
 
-    With `--x gpu_count` there is a plan for each number of GPUs; with other objectives the plans are the corners of the
-    front's hull, found by weighted sums. The time limit is each plan's.
+    With `gpu_count` as one of them there is a plan for each number of GPUs; with other objectives the plans are the
+    corners of the front's hull, found by weighted sums. The time limit is each plan's.
     """
     for name in (x, y):
         OBJECTIVES.entry(name)
     if plot is not None:
         require_writable(plot)
     read = options.read(config, solver, None, oracle, time_limit, seed, changes)
-    with terminal.progress(f"{read.solver.name}: plans") as advance:
-        found = find_front(read, x, y, points, seeds, on_progress=advance)
+    with interrupts() as pressed, terminal.progress(f"{read.solver.name}: plans") as advance:
+
+        def tell(done: int, total: int) -> None:
+            if pressed.is_set():  # a search that Ctrl-C ended has returned its best plan so far
+                raise KeyboardInterrupt
+            advance(done, total)
+
+        found = find_front(read, x, y, points, seeds, on_progress=tell)
     if plot is not None:
         write_text(plot, plots.front(found))
         terminal.note(f"plot written to {plot}")

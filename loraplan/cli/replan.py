@@ -62,7 +62,7 @@ def replan(
     made = read_plan(plan)
     config = _config(made, workload, changes or [])
     run = Run(
-        solver=choose(SOLVERS, made.solver.name),
+        solver=choose(SOLVERS, spec(config.solver)),  # which plays no part
         objective=choose(OBJECTIVES, spec(config.objective) if objective is None else objective),
         oracle=choose(ORACLES, spec(config.oracle) if oracle is None else oracle),
         seed=config.seed,

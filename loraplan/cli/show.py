@@ -139,7 +139,7 @@ def comparison(rows: Sequence[tuple[Plan, Validation | None]]) -> None:
             made.status,
             str(len(made.gpus)),
             "none" if made.objective.value is None else f"{made.objective.value:g} {made.objective.unit}",
-            number(made.objective.lower_bound, 0),
+            "-" if made.objective.lower_bound is None else f"{made.objective.lower_bound:g}",
             f"{made.solver.runtime_s:.2f}",
             str(found.starved_gpus) if found else "-",
             percent(min((gpu.served_fraction.mean for gpu in gpus), default=math.nan)),
@@ -158,12 +158,13 @@ def comparison(rows: Sequence[tuple[Plan, Validation | None]]) -> None:
 def values(rows: Sequence[tuple[Plan, Mapping[str, float]]], told: Mapping[str, Objective]) -> None:
     """Print what every objective is worth for every plan, the best of each in bold."""
     table = new_table("plan for", *(f"{name}, {objective.unit}" for name, objective in told.items()))
-    best = {name: min((found[name] for _, found in rows if name in found), default=math.nan) for name in told}
+    known = {name: [found[name] for _, found in rows if not math.isnan(found.get(name, math.nan))] for name in told}
+    best = {name: min(numbers, default=math.nan) for name, numbers in known.items()}
     for made, found in rows:
         cells = []
         for name in told:
             value = found.get(name, math.nan)
-            text = "-" if math.isnan(value) else f"{value:,.5g}"
+            text = "-" if math.isnan(value) else f"{value:,.6g}"
             cells.append(f"[bold]{text}[/]" if value <= best[name] * (1 + 1e-6) else text)
         table.add_row(f"{made.objective.name}, {made.solver.name}", *cells)
     out(table)

@@ -24,6 +24,8 @@ from typer.testing import CliRunner, Result
 import loraplan.cli
 from loraplan.api import solve_config
 from loraplan.cli import app, commands
+from loraplan.cli import compare as compare_command
+from loraplan.cli import options as common
 from loraplan.cli import simulate as simulate_command
 
 GENERATE = {
@@ -427,7 +429,7 @@ def test_ctrl_c_ends_the_comparison_even_when_the_plan_is_complete(
             signal.raise_signal(signal.SIGINT)
         return made
 
-    monkeypatch.setattr(commands, "solve_config", solve_until_ctrl_c)
+    monkeypatch.setattr(common, "solve_config", solve_until_ctrl_c)
     before = signal.getsignal(signal.SIGINT)
     result = run("compare", config, "--solvers", "greedy,best_fit")
     assert signal.getsignal(signal.SIGINT) is before
@@ -441,7 +443,7 @@ def test_ctrl_c_while_a_plan_is_replayed_keeps_the_plans_so_far(config: Path, mo
     def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "validate_plan", interrupted)
+    monkeypatch.setattr(compare_command, "validate_plan", interrupted)
     result = run("compare", config, "--solvers", "greedy")
     assert result.exit_code == 130
     assert "feasible" in result.stdout

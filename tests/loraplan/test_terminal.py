@@ -82,7 +82,7 @@ def test_a_table_with_a_row_per_gpu_continues_below(
 def test_the_verdicts_on_twelve_gpus_fit_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    figures = [1234.5, 17.25, 0.25, 0.75, 0.5, 3.0, 120.0, 0.0]
+    figures = [1234.5, 17.25, 40.5, 0.25, 0.75, 0.5, 3.0, 120.0, 0.0]
     verdicts = tuple(
         GPUVerdict(f"gpu-{i}", True, False, False, Interval(0.95, 0.85, 1.0), *figures, "adapter slots", 0.0, "steady")
         for i in range(12)
