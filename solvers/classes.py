@@ -97,7 +97,9 @@ def _families(problem: Problem) -> tuple[list[int], Floats]:
     return families, problem.offered
 
 
-def _merged(keys: Sequence[tuple[int, float]], kinds: dict[tuple[int, float], list[int]]) -> list[list[tuple[int, float]]]:
+def _merged(
+    keys: Sequence[tuple[int, float]], kinds: dict[tuple[int, float], list[int]]
+) -> list[list[tuple[int, float]]]:
     """Neighbouring sizes of a family in cells, so that little is lost if every member counts as the smallest.
 
     Cells are halved, each time the one that loses most.

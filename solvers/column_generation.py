@@ -147,7 +147,7 @@ class _Run:
         stuck = 0
         for number in range(self.params.patience):
             prices = self.master.solve()
-            limits, target = self._limits(prices)
+            limits = self._limits(prices)
             priced = self.pricing.price(prices.items, limits)
             if not prices.missing > 1e-6 or not priced.patterns:
                 self.bound.priced(prices, priced.upper)
@@ -165,20 +165,20 @@ class _Run:
             if stuck > 1:
                 return
 
-    def _limits(self, prices: Prices) -> tuple[Floats, float]:
+    def _limits(self, prices: Prices) -> Floats:
         """What loads of each type have to be worth to be looked for, shape (types,).
 
         More than their cost and rents; and where costs come in steps, by as much as it takes to prove the next step.
         """
         paid = self.floor.of_type + prices.types + prices.gpus
         if not self.floor.exact or prices.missing > 1e-6 or (paid <= 0).any():
-            return paid + EQUAL * max(1e-6, abs(prices.value)) / max(self.search.problem.gpus, 1), prices.value
+            return paid + EQUAL * max(1e-6, abs(prices.value)) / max(self.search.problem.gpus, 1)
         step = self._step_below(min(prices.value, self.value))
         stock = np.array([gpu_type.count for gpu_type in self.search.problem.fleet.types])
         rents = float(prices.types @ stock) + prices.gpus * self.search.problem.gpus
         worth = float(prices.items @ self.items.counts)
         scale = worth / (step + rents + 1e-5 * max(1.0, abs(step))) if step + rents > 0 else math.inf
-        return paid * max(min(scale, 1e6), 1.0 + 1e-6), step
+        return paid * max(min(scale, 1e6), 1.0 + 1e-6)
 
     def _step_below(self, value: float) -> float:
         """The largest cost that a plan can have below ``value``: to prove more than this is to prove the next."""

@@ -18,9 +18,11 @@ from solvers.master import Pattern
 
 STEPS = 3000
 """Of the search for a whole solution in one bin type."""
-SLOTS_TRIED = 6
-DROPS = (1, 2, 4)
+SLOTS_TRIED = 3
+DROPS = (1, 2)
 """Adapters that are left out where a coarse bin type let in too many."""
+HOPELESS = 0.97
+"""Part of the limit on the served fraction below which none are left out."""
 CLOSE = 1e-7
 
 
@@ -173,17 +175,17 @@ class Pricing:
                 if float(own @ counts) <= limit:
                     return None
             adapters = adapters_of(self._items, counts)
-            if not adapters:
-                return None
             loads = [GPULoad(one.gpu_type, adapters, slots) for slots in slots_to_try(one, len(adapters))]
             loads = [load for load in loads if self._search.problem.starts(load)]
-            if not loads:
+            if not adapters or not loads:
                 return None
             kept, predicted = self._search.judge(loads)
             if kept.any():
                 costs = np.where(kept, self._search.costs(loads, predicted), np.inf)
                 best = int(costs.argmin())
                 return Pattern(loads[best], counts, float(costs[best]))
+            if predicted.served_fraction.max() < HOPELESS * self._search.problem.constraints.served_fraction:
+                return None
         return None
 
 
