@@ -37,12 +37,14 @@ class Solution:
         loads: the GPUs in use; for ``unknown`` and ``infeasible`` possibly a part of the adapters only.
         lower_bound: no plan costs less, with respect to the oracle; None where the solver proves nothing.
         reason: for ``unknown`` and ``infeasible``, one line: which adapters, which limit.
+        certificate: what proves the bound, as plain data, for `loraplan.certificate`; None where nothing does.
     """
 
     status: Status
     loads: tuple[GPULoad, ...] = ()
     lower_bound: float | None = None
     reason: str = ""
+    certificate: dict[str, Any] | None = None
 
 
 @dataclass

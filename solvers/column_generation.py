@@ -254,7 +254,7 @@ class _Run:
         lower = self.bound.rounded()
         lower_bound = None if not math.isfinite(lower) else max(min(lower, self.value), 0.0)
         if not self.best:
-            return Solution("unknown", self.search.incumbent, lower_bound, self.reason)
+            return Solution("unknown", self.search.incumbent, lower_bound, self.reason, self.bound.certificate())
         self.search.publish(self.best)
         status = "optimal" if self._closed() else "feasible"
-        return Solution(status, self.best, lower_bound)  # type: ignore[arg-type]
+        return Solution(status, self.best, lower_bound, certificate=self.bound.certificate())  # type: ignore[arg-type]
