@@ -40,6 +40,7 @@ class Solution:
         reason: for ``unknown`` and ``infeasible``, one line: which adapters, which limit.
         replicas: the search's problem with adapters divided among GPUs, if the solver did so; the adapters of ``loads``
             are then those of its problem.
+        certificate: what proves the bound, as plain data, for `loraplan.certificate`; None where nothing does.
     """
 
     status: Status
@@ -47,6 +48,7 @@ class Solution:
     lower_bound: float | None = None
     reason: str = ""
     replicas: Split | None = None
+    certificate: dict[str, Any] | None = None
 
 
 class Excluded(Protocol):

@@ -63,10 +63,10 @@ class Bound:
             return self.value
         return next_total(self.problem, self.floor.of_type, self.value)
 
-    def certificate(self) -> dict[str, Any]:
+    def certificate(self) -> dict[str, Any] | None:
         """The prices as plain data, for `loraplan.certificate`."""
         if self.worth is None or self.rents is None:
-            return {}
+            return None
         worth = self.worth[self.items.group_of]
         return {
             "kind": "prices",

@@ -24,6 +24,8 @@ from solvers.rounding import MANY, complete, realise, total_cost
 
 EQUAL = 1e-6
 """Relative difference up to which bound and value are the same."""
+SMOOTH, COLUMNS, WHOLE_EVERY = 0.6, 6, 25
+"""How far prices are drawn to those of the best bound; loads of one pricing; rounds between searches of a plan."""
 
 
 @dataclass(frozen=True)
@@ -144,41 +146,67 @@ class _Run:
 
     def _generate(self) -> None:
         """Pricing in rounds; whole plans from time to time, and where pricing finds nothing more."""
-        stuck = 0
-        for number in range(self.params.patience):
+        smooth, stuck, since = 0.0, 0, 0
+        for _ in range(self.params.patience):
             prices = self.master.solve()
-            limits, target = self._limits(prices)
-            priced = self.pricing.price(prices.items, limits)
+            known = self.pricing.again(prices.items, self._paid(prices) * (1.0 + EQUAL), 3 * COLUMNS)
+            if any([self.master.add(pattern) for pattern in known]):
+                continue
+            asked = self._smoothed(prices, smooth)
+            priced = self.pricing.price(asked.items, self._limits(asked), COLUMNS)
             if not prices.missing > 1e-6 or not priced.patterns:
-                self.bound.priced(prices, priced.upper)
+                self.bound.priced(asked, priced.upper)
             if self._closed():
                 return
-            fresh = sum(self.master.add(pattern) for pattern in priced.patterns)
-            if not fresh or number % 20 == 19:
+            fresh = [self._gains(pattern, prices) for pattern in priced.patterns if self.master.add(pattern)]
+            since += 1
+            if since >= WHOLE_EVERY or not (fresh or smooth):
                 self._whole(prices)
+                since = 0
                 if self._closed():
                     return
-            if fresh:
-                stuck = 0
-                continue
-            stuck += 1
+            stuck = stuck + 1 if not (fresh or smooth) else 0
             if stuck > 1:
                 return
+            smooth = SMOOTH if any(fresh) else 0.0
 
-    def _limits(self, prices: Prices) -> tuple[Floats, float]:
+    def _gains(self, pattern: Pattern, prices: Prices) -> bool:
+        """Whether the master will use the pattern."""
+        t = pattern.load.gpu_type
+        return float(prices.items @ pattern.counts) > pattern.cost + prices.types[t] + prices.gpus + 1e-9
+
+    def _smoothed(self, prices: Prices, part: float) -> Prices:
+        """Prices on the way to those of the best bound: what a few columns ask for changes too much at a time.
+
+        (Wentges, 1997.)
+        """
+        centre, rents = self.bound.worth, self.bound.rents
+        if not part or centre is None or rents is None or prices.missing > 1e-6:
+            return prices
+        total = float(centre @ self.items.counts)
+        scale = float(prices.items @ self.items.counts) / total if total > 0 else 1.0
+        mean = [part * a * scale + (1.0 - part) * b for a, b in ((centre, prices.items), (rents, prices.types))]
+        gpus = part * scale * self.bound.rent + (1.0 - part) * prices.gpus
+        return Prices(prices.value, mean[0], mean[1], gpus, prices.used, prices.missing)
+
+    def _paid(self, prices: Prices) -> Floats:
+        """What a GPU of each type costs with its rents, shape (types,)."""
+        return np.asarray(self.floor.of_type + prices.types + prices.gpus)
+
+    def _limits(self, prices: Prices) -> Floats:
         """What loads of each type have to be worth to be looked for, shape (types,).
 
         More than their cost and rents; and where costs come in steps, by as much as it takes to prove the next step.
         """
-        paid = self.floor.of_type + prices.types + prices.gpus
+        paid = self._paid(prices)
         if not self.floor.exact or prices.missing > 1e-6 or (paid <= 0).any():
-            return paid + EQUAL * max(1e-6, abs(prices.value)) / max(self.search.problem.gpus, 1), prices.value
+            return paid + EQUAL * max(1e-6, abs(prices.value)) / max(self.search.problem.gpus, 1)
         step = self._step_below(min(prices.value, self.value))
         stock = np.array([gpu_type.count for gpu_type in self.search.problem.fleet.types])
         rents = float(prices.types @ stock) + prices.gpus * self.search.problem.gpus
         worth = float(prices.items @ self.items.counts)
         scale = worth / (step + rents + 1e-5 * max(1.0, abs(step))) if step + rents > 0 else math.inf
-        return paid * max(min(scale, 1e6), 1.0 + 1e-6), step
+        return paid * max(min(scale, 1e6), 1.0 + 1e-6)
 
     def _step_below(self, value: float) -> float:
         """The largest cost that a plan can have below ``value``: to prove more than this is to prove the next."""
@@ -226,7 +254,9 @@ class _Run:
         lower = self.bound.rounded()
         lower_bound = None if not math.isfinite(lower) else max(min(lower, self.value), 0.0)
         if not self.best:
-            return Solution("unknown", self.search.incumbent, lower_bound, self.reason)
+            return Solution(
+                "unknown", self.search.incumbent, lower_bound, self.reason, certificate=self.bound.certificate()
+            )
         self.search.publish(self.best, self.value)
         status = "optimal" if self._closed() else "feasible"
-        return Solution(status, self.best, lower_bound)  # type: ignore[arg-type]
+        return Solution(status, self.best, lower_bound, certificate=self.bound.certificate())  # type: ignore[arg-type]

@@ -18,9 +18,13 @@ from solvers.master import Pattern
 
 STEPS = 3000
 """Of the search for a whole solution in one bin type."""
-SLOTS_TRIED = 6
-DROPS = (1, 2, 4)
+SLOTS_TRIED = 3
+DROPS = (1, 2)
 """Adapters that are left out where a coarse bin type let in too many."""
+SURE = 1.15
+"""Ratio of slots up to which a bin type is fine enough for the oracle to be asked."""
+HOPELESS = 0.97
+"""Part of the limit on the served fraction below which none are left out."""
 CLOSE = 1e-7
 
 
@@ -50,6 +54,7 @@ class Pricing:
         self._rows = np.empty((0, self._height, items.counts.size))
         self._floors, self._types = np.empty(0), np.empty(0, dtype=np.int64)
         self._prices = np.empty((0, self._height))
+        self._warm: dict[int, None] = {}
         for root in union.roots():
             self._append(root)
 
@@ -139,6 +144,24 @@ class Pricing:
             upper[t] = max(upper[t], limits[t] + CLOSE - gap)
         return Priced(upper, found)
 
+    def again(self, worth: Floats, limits: Floats, most: int) -> list[Pattern]:
+        """Loads that are worth more than the limit in the bin types in which others were found before."""
+        found: list[Pattern] = []
+        for k in list(self._warm):
+            self._search.check()
+            limit = float(limits[self._types[k]]) + CLOSE
+            own = worth - self._floors[k] * self._per_ms
+            x, best, prices = np.empty(own.size), np.zeros(own.size), np.empty(self._height)
+            if relax(self._rows[k], own, self._items.counts, prices, x) <= limit:
+                continue
+            value, _ = pack(self._rows[k], own, self._items.counts, prices, limit, STEPS, best)
+            pattern = self._judged(self._bins[k], best, own, limit) if value > limit else None
+            if pattern is not None:
+                found.append(pattern)
+            if len(found) >= most:
+                break
+        return found
+
     def _bound(self, k: int, worth: Floats, limit: float) -> float:
         bound = np.empty(1)
         one = slice(k, k + 1)
@@ -168,11 +191,13 @@ class Pricing:
         value, done = pack(self._rows[k], own, self._items.counts, prices, limit, STEPS, best)
         if value <= limit and done:
             return []
-        if value > limit:
+        if value > limit and self._bins[k].slots[1] <= SURE * self._bins[k].slots[0] + 1:
             pattern = self._judged(self._bins[k], best, own, limit)
             if pattern is not None:
                 found.append(pattern)
+                self._warm[k] = None
                 return None
+        if value > limit:
             x = best
         finer = self._union.split(self._bins[k], x)
         if len(finer) == 1 and finer[0] is self._bins[k]:
@@ -191,17 +216,17 @@ class Pricing:
                 if float(own @ counts) <= limit:
                     return None
             adapters = adapters_of(self._items, counts)
-            if not adapters:
-                return None
             loads = [GPULoad(one.gpu_type, adapters, slots) for slots in slots_to_try(one, len(adapters))]
             loads = [load for load in loads if self._search.problem.starts(load)]
-            if not loads:
+            if not adapters or not loads:
                 return None
             kept, predicted = self._search.judge(loads)
             if kept.any():
                 costs = np.where(kept, self._search.costs(loads, predicted), np.inf)
                 best = int(costs.argmin())
                 return Pattern(loads[best], counts, float(costs[best]))
+            if predicted.served_fraction.max() < HOPELESS * self._search.problem.constraints.served_fraction:
+                return None
         return None
 
 

@@ -12,11 +12,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from loraplan.bin_types import BinTypes
 from loraplan.errors import BadInputError
 from loraplan.oracle import Oracle, Predictions
 from loraplan.problem import GPULoad, Problem
 from loraplan.workload import Floats, Ints
 from surrogate import features, kernel
+from surrogate.bin_types import SurrogateBinTypes
 from surrogate.calibration import Calibration
 from surrogate.model import SHIPPED, Model
 
@@ -144,6 +146,22 @@ class SurrogateOracle(Oracle):
         scores, fractions = self._served_at
         beyond = np.maximum(score - scores[-1], 0.0)  # of what is known; such loads are hopeless anyway
         return np.asarray(np.interp(score, scores, fractions) * np.exp(-beyond / features.USUAL_SHARPNESS))
+
+    def bin_types(self, group_of: Ints | None = None) -> BinTypes:
+        """One for every server, way to serve and pace, in ranges as fine as they are asked for."""
+        group_of = np.arange(len(self._problem.adapters)) if group_of is None else group_of
+        score = self._largest_score(self._problem.constraints.served_fraction)
+        return SurrogateBinTypes(self._problem, self.model, self._cv, score, self._tables, group_of)
+
+    def _largest_score(self, limit: float) -> float | None:
+        """The score up to which loads reach the limit at the risk asked for; None if none do."""
+        low, high = -1e3, float(self._served_at[0][-1]) + 1e3
+        if self._served(np.array([low]))[0] < limit:
+            return None
+        while high - low > 1e-9:
+            middle = 0.5 * (low + high)
+            low, high = (middle, high) if self._served(np.array([middle]))[0] >= limit else (low, middle)
+        return high
 
     def outside(self, load: GPULoad) -> tuple[str, ...]:
         """What of a load is out of the range of the model's training; empty if nothing is."""

@@ -2,8 +2,10 @@
 
 A load is accepted if some exposure u within its limits has u >= L * f(u), f being the least step time and L the limit
 on the served fraction (`twin.fluid`). Take the smallest such u: there u = L * f(u). If it lies in [u1, u2], every
-figure of the load at u1 is no larger than at u, so L * f(u1) <= u2, and the limits hold at u1. At a fixed u1 all but a
-few terms of f are sums over the adapters; those are held from below by linear ones over a box:
+figure of the load at u1 is no larger than at u, so the limits hold at u1. And f lies above a concave function with the
+same value at u1 or less (all its terms are concave, but for distinct adapters x requests running, whose first factor is
+taken at u1), so that u / f(u) still rises: L * f(u2) <= u2. At fixed u1 and u2 all but a few terms of f are sums over
+the adapters; those are held from below by linear ones over a box:
 
 - products of two sums (distinct adapters x requests running, x adapters registered) by their convex envelope
   (McCormick): ``x*y >= x1*y + y1*x - x1*y1`` and the same with the upper ends, where x <= x2 and y <= y2 are rows too;
@@ -253,23 +255,23 @@ class FluidBinTypes(BinTypes):
         return min(most, u * math.exp(beyond) / k) if beyond < 50 else most
 
     def _step(self, box: _Box, end: int) -> tuple[Floats, float]:
-        """Weights and constant (ms) of a linear lower bound of the step time at u1, tight at one end of the box."""
-        items, u = self._items, box.exposure[0]
+        """Weights and constant (ms) of a linear lower bound of the step time at u2, tight at one end of the box."""
+        items, (u1, u) = self._items, box.exposure
         slots = max(box.slots[0], 1)
         costs = self._costs(box.gpu_type, box.max_rank, slots, box.mixed)
-        running = self._items.running_share[end] * box.tokens[end] * u
+        running = items.running_share[end] * box.tokens[end] * u
         chord = _chord(box.tokens[0] * u, box.tokens[1] * u, 2.0 * GRAPH_TOKENS)
-        per_token = costs.token + costs.eager * chord[0]
         weights = u * (costs.request * items.running + costs.kv * items.kv + costs.prefill * items.prefill)
-        weights += (u * per_token) * items.tokens
+        weights += (u * (costs.token + costs.eager * chord[0])) * items.tokens
         constant = costs.base + costs.eager * chord[1]
         if box.family == "full":
             weights += (u * costs.adapter_request * slots) * items.running + (costs.registered * slots) * items.asked
             constant += costs.adapter * slots
         else:
             busy, asked = box.busy[end], box.asked[end]
-            weights += (costs.adapter + costs.adapter_request * running + costs.registered * asked) * items.busy(u)
             weights += (u * costs.adapter_request * busy) * items.running + (costs.registered * busy) * items.asked
+            weights += (costs.adapter_request * running) * items.busy(u1) + costs.adapter * items.busy(u)
+            weights += (costs.registered * asked) * items.busy(u1 if end else u)
             constant -= costs.adapter_request * running * busy + costs.registered * asked * busy
         if box.family != "resident":
             if box.all_load:
@@ -281,32 +283,40 @@ class FluidBinTypes(BinTypes):
     def split(self, bin_type: BinType, counts: Floats) -> list[BinType]:
         """Halve the interval that lets the step of ``counts`` look shortest."""
         box: _Box = bin_type.box
-        gaps = self._gaps(box, counts)
+        gaps = self._gaps(box, counts, bin_type.rows @ counts)
         widest = max(gaps, key=lambda name: gaps[name])
         if gaps[widest] <= FINEST * 1e3 * box.exposure[0]:
             return [bin_type]
         halves = [self._make(half) for half in _halves(box, widest)]
         return [half for half in halves if half is not None]
 
-    def _gaps(self, box: _Box, counts: Floats) -> dict[str, float]:
-        """For each interval, how many ms a step of ``counts`` might look shorter for its width, about."""
-        items, (u, u2) = self._items, box.exposure
+    def _gaps(self, box: _Box, counts: Floats, rows: Floats) -> dict[str, float]:
+        """For each interval, how many ms a step of ``counts`` might look shorter for its width, about.
+
+        ``rows``, shape (rows,), says how much of each is used.
+        """
+        items, (u1, u) = self._items, box.exposure
         slots = max(box.slots[0], 1)
         costs, most = (self._costs(box.gpu_type, box.max_rank, s, box.mixed) for s in (slots, max(box.slots[1], 1)))
         tokens, running, asked = (float(f @ counts) for f in (items.tokens, items.running, items.asked))
-        kv, busy = float(items.kv @ counts) * u, float(items.busy(u) @ counts)
+        busy = float(items.busy(u1) @ counts)
         chord = _chord(box.tokens[0] * u, box.tokens[1] * u, 2.0 * GRAPH_TOKENS)
         eager = costs.eager * max(0.0, min(1.0, tokens * u / (2 * GRAPH_TOKENS)) - chord[0] * tokens * u - chord[1])
         room = [self._kv_tokens(box.gpu_type, box.max_rank, s) for s in box.slots]
+        known = max(asked, box.asked[0]), box.asked[1]
+        later = running * u / self._most_running(replace(box, exposure=(u, u), asked=known, slots=(slots, slots)))
+        uses = float(rows[1]) * u / u1, float(rows[2]) * u / u1, later
+        limits = [_near(use) * 1e3 * min(u, 2 * u1) for use in uses]
+        wider = box.slots[1] / slots - 1.0
         gaps = dict.fromkeys(("exposure", "slots", "tokens", "busy", "asked", "turn"), 0.0)
-        gaps["exposure"] = 1e3 * (u2 - u) * 2.0
+        gaps["exposure"] = min(u / u1 - 1.0, 1.0) * max(limits)
         gaps["slots"] = most.base - costs.base + (most.token - costs.token) * tokens * u
-        gaps["slots"] += 1e3 * u2 * (1.0 - room[1] / room[0]) * min(kv / room[0], 1.0)
+        gaps["slots"] += (1.0 - room[1] / room[0]) * limits[0]
         if box.family == "full":
             extra = costs.adapter + costs.adapter_request * running * u + costs.registered * asked
             extra += costs.load / items.out[1] if box.all_load else 0.0
-            gaps["slots"] += (box.slots[1] - slots) * extra
-            gaps["asked"] = 1e3 * u * (box.asked[1] / box.asked[0] - 1.0) * 0.1
+            gaps["slots"] += (box.slots[1] - slots) * extra + wider * limits[2]
+            gaps["asked"] = (max(asked, box.asked[0]) / box.asked[0] - 1.0) * limits[2] * 2.0
             gaps["tokens"] = eager
         else:
             b = [box.tokens[end] * items.running_share[end] * u for end in (0, 1)]
@@ -316,13 +326,21 @@ class FluidBinTypes(BinTypes):
             product = costs.registered * _envelope_gap(asked, list(box.asked), busy, box.busy)
             by_asked = (box.asked[1] - box.asked[0]) / box.asked[1] > (box.busy[1] - box.busy[0]) / box.busy[1]
             gaps["slots" if box.family == "resident" else "asked" if by_asked else "busy"] += product
+            gaps["exposure"] += costs.adapter_request * running * u * (float(items.busy(u) @ counts) - busy)
+        if box.family != "resident":
+            gaps["slots"] += _near(float(rows[0])) * wider * costs.adapter * slots
         if box.family != "resident" and not box.all_load:
             v1, v2 = box.turn
             late = float(items.busy(v2) @ counts) if v2 < math.inf else asked
-            gaps["turn"] = 1e3 * u2 * (late - float(items.busy(v1) @ counts)) / max(box.slots[1], 1) * 0.5
+            gaps["turn"] = _near(float(rows[0])) * costs.adapter * (late - float(items.busy(v1) @ counts))
             gaps["turn"] += costs.load * u * float((items.misses(v1) - items.misses(v2)) @ counts)
         narrow = {"slots": box.slots[1] - box.slots[0] < 1, "asked": box.family == "resident"}
         return {name: 0.0 if narrow.get(name) else gap for name, gap in gaps.items()}
+
+
+def _near(use: float) -> float:
+    """How much the width of a limit matters that is used so far."""
+    return min(use, 1.0) ** 12
 
 
 def _chord(low: float, high: float, full: float) -> tuple[float, float]:

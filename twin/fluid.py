@@ -93,6 +93,7 @@ class FluidOracle(Oracle):
         for gpu_type in problem.fleet.types:
             part = {key: law.accepted(gpu_type.profile.limits.max_model_len) for key, law in lengths.items()}
             self._accepted.append(np.array([part[id(adapter.lengths)] for adapter in problem.adapters]))
+        self._takes_all = [bool((part == 1.0).all()) for part in self._accepted]
 
     def predict(self, loads: Sequence[GPULoad]) -> Predictions:
         """Solve every load's steady state; TTFT is inf where the queue grows without end."""
@@ -145,6 +146,8 @@ class FluidOracle(Oracle):
 
         Of the worst adapter, not of all together: so that taking another one away never makes it worse.
         """
+        if self._takes_all[load.gpu_type]:
+            return 1.0
         asked = [i for i in load.adapters if self._adapters["rate"][i] > 0]
         return float(self._accepted[load.gpu_type][asked].min()) if asked else 1.0
 
