@@ -9,6 +9,8 @@ from importlib.metadata import version
 
 from loraplan.oracle import Predictions
 from loraplan.plan import (
+    AdapterWorth,
+    Certificate,
     LogEntry,
     ObjectiveValue,
     OracleRecord,
@@ -68,6 +70,7 @@ def assemble(
             name=run.solver.name, params=run.solver.settings, seed=run.seed, runtime_s=round(runtime_s, 6)
         ),
         oracle=OracleRecord(name=run.oracle.name, params=run.oracle.settings),
+        certificate=_certificate(search.problem, names, solution),
         log=_log(search, solution, costs, runtime_s),
         provenance=Provenance(
             loraplan=version("loraplan"),
@@ -75,6 +78,24 @@ def assemble(
             profiles={gpu_type.profile.name: gpu_type.profile for gpu_type in problem.fleet.types},
             served_fraction=problem.constraints.served_fraction,
         ),
+    )
+
+
+def _certificate(problem: Problem, names: Sequence[str], solution: Solution) -> Certificate | None:
+    """The solver's certificate, by names; ``names`` are those of the adapters of ``problem``, shape (adapters,)."""
+    given = solution.certificate
+    if given is None:
+        return None
+    if given["kind"] == "listing":
+        return Certificate(kind="listing", bound=given["bound"])
+    adapters = (AdapterWorth(name=n, worth=max(0.0, w)) for n, w in zip(names, given["worth"], strict=True))
+    types = [gpu_type.profile.name for gpu_type in problem.fleet.types]
+    return Certificate(
+        kind="prices",
+        bound=given["bound"],
+        adapters=tuple(adapters),
+        rents=dict(zip(types, given["rents"], strict=True)),
+        rent=given["rent"],
     )
 
 

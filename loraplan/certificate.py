@@ -204,7 +204,7 @@ def _whole(rows: Floats, values: Floats, counts: Floats) -> float:
         -values[used],
         constraints=LinearConstraint(rows[:, used], -np.inf, np.ones(rows.shape[0])),
         bounds=Bounds(np.zeros(used.size), counts[used]),
-        integrality=np.ones(used.size),
+        integrality=np.ones(used.size, dtype=np.int64),
         options={"time_limit": 5.0, "mip_rel_gap": 1e-7},
     )
     return math.inf if solved.mip_dual_bound is None else -float(solved.mip_dual_bound)

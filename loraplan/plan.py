@@ -93,6 +93,25 @@ class LogEntry(_Part):
     bound: float | None = Field(description="no plan costs less; null before anything was proven")
 
 
+class AdapterWorth(_Part):
+    """What an adapter, or a replica of it, is worth at the prices of a certificate."""
+
+    name: str
+    worth: NonNegative
+
+
+class Certificate(_Part):
+    """What proves the lower bound; `loraplan check` verifies it without the solvers."""
+
+    kind: Literal["prices", "listing"] = Field(
+        description="prices: no load is worth more than its cost and rents; listing: all loads there are were compared"
+    )
+    bound: float = Field(description="what is proven, before it is rounded up to a cost that a plan can have")
+    adapters: tuple[AdapterWorth, ...] = Field(default=(), description="of kind prices: in the objective's unit")
+    rents: dict[str, NonNegative] = Field(default_factory=dict, description="by profile: for a GPU of a scarce type")
+    rent: NonNegative = Field(default=0.0, description="for any GPU, where all are scarce")
+
+
 class Verification(_Part):
     """How the twin took part in the search."""
 
@@ -131,6 +150,7 @@ class Plan(_Part):
     solver: SolverRecord
     oracle: OracleRecord
     verification: Verification | None = Field(default=None, description="null if the twin was not asked")
+    certificate: Certificate | None = Field(default=None, description="null if no bound is proven that can be checked")
     log: tuple[LogEntry, ...] = Field(default=(), description="better plans and bounds, as they were found")
     provenance: Provenance
 

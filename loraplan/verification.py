@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -115,11 +116,13 @@ def with_twin(problem: Problem, parts: Split, run: Run, verifier: Verifier, star
     """
     cuts, factor, number = Cuts(parts.problem), 1.0, 0
     bound: float | None = None
+    certificate: dict[str, Any] | None = None
     while True:
         number += 1
         asked = parts.problem if factor == 1.0 else parts.problem.scaled(factor)
         search, solution = run.for_half_the_time().search(asked, start, cuts)
-        bound = solution.lower_bound if number == 1 else bound
+        if number == 1:
+            bound, certificate = solution.lower_bound, solution.certificate
         made = parts if solution.replicas is None else parts.then(solution.replicas)
         if factor > 1.0:
             made = replace(made, problem=made.problem.scaled(1.0 / factor))
@@ -146,5 +149,5 @@ def with_twin(problem: Problem, parts: Split, run: Run, verifier: Verifier, star
         return Verified(made, search, replace(solution, status=status, replicas=None), record)
     value = float(search.costs(solution.loads, search.oracle.predict(solution.loads)).sum())
     proven = record.confirmed and bound is not None and value <= bound * (1.0 + EQUAL)
-    found = Solution("optimal" if proven else "feasible", solution.loads, bound)
+    found = Solution("optimal" if proven else "feasible", solution.loads, bound, certificate=certificate)
     return Verified(made, search, found, record)

@@ -19,7 +19,7 @@ from loraplan.bin_types import BinType, BinTypes
 from loraplan.problem import GPULoad
 from loraplan.workload import Floats, Ints
 from objectives.base import CostFloor
-from solvers.base import Search, SearchStoppedError, Solution
+from solvers.base import Search, SearchStoppedError, Solution, Status
 from solvers.best_fit import BestFit, BestFitParams
 from solvers.bounds import Bound
 from solvers.classes import Items, make_items
@@ -132,7 +132,8 @@ class _Assignments:
                 return Solution("infeasible" if self.search.hereditary else "unknown", reason=why)
             return Solution("unknown", self.search.incumbent, lower, self.reason)
         self.search.publish(self.best, self.value)
-        return Solution("optimal" if self._closed() else "feasible", self.best, lower)
+        status: Status = "optimal" if self._closed() else "feasible"
+        return Solution(status, self.best, lower, certificate=self.bound.certificate())
 
     def _closed(self) -> bool:
         return self.lower >= self.value - EQUAL * max(abs(self.value), 1e-12)

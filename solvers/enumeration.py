@@ -132,4 +132,4 @@ def conclude_choice(search: Search, loads: Loads, chosen: Chosen, solver: str) -
     search.publish(found, value)
     bound = min(chosen.bound, value)
     search.prove(bound)
-    return Solution(status, found, bound)
+    return Solution(status, found, bound, certificate={"kind": "listing", "bound": bound})

@@ -13,6 +13,7 @@ from loraplan.cli import doctor as checks
 from loraplan.cli import options, show, terminal
 from loraplan.cli.calibrate import calibrate
 from loraplan.cli.capacity import capacity
+from loraplan.cli.check import check
 from loraplan.cli.compare import compare
 from loraplan.cli.dataset import dataset
 from loraplan.cli.evaluate import evaluate_model
@@ -187,6 +188,9 @@ app.command(
         "replan plan.json --workload tomorrow.yaml --max-moves 20 --steps steps.json --objective latency",
     )
 )(replan)
+
+
+app.command(epilog=examples("check plan.json", "check plan.json --json"))(check)
 
 
 @app.command(name="list", epilog=examples("list solvers", "list profiles --json"))
