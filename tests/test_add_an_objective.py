@@ -3,57 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import subprocess
-import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.worked_example import files_of, installed, loraplan, run
 
 from loraplan.profiles import load_profile
 from solvers import SOLVERS
 
-PAGE = (Path(__file__).parents[1] / "docs" / "add_an_objective.md").read_text(encoding="utf-8")
-FILES = dict(re.findall(r"`([\w.]+)`[^`]*:\n\n```\w+\n(.*?)```", PAGE, flags=re.DOTALL))
-NO_HATCHLING = re.compile(r"No matching distribution found for hatchling|NewConnectionError|Temporary failure")
+FILES = files_of("add_an_objective.md")
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the page's files, and with the package installed in ``site``."""
-    folder = tmp_path_factory.mktemp("carbon")
-    for name, text in FILES.items():
-        (folder / name).write_text(text)
-    isolation = ["--no-build-isolation"] if find_spec("hatchling") else []
-    command = [sys.executable, "-m", "pip", "install", "--no-deps", *isolation, "--target", str(folder / "site"), "."]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode and not isolation and NO_HATCHLING.search(done.stderr):
-        pytest.skip("there is no hatchling here, and none can be had")
-    assert done.returncode == 0, done.stderr
-    (folder / "carbon.py").unlink()  # it is the installed one that counts
-    return folder
-
-
-def run(place: Path, *words: str) -> str:
-    """What Python prints, in this folder, beside the installed package."""
-    paths = [str(place / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(
-        [sys.executable, *words],
-        cwd=place,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def loraplan(place: Path, *words: str) -> str:
-    return run(place, "-c", "from loraplan.cli import main; main()", *words)
+    """A folder with the page's files, and with the package installed."""
+    return installed(tmp_path_factory.mktemp("carbon"), FILES, "carbon.py")
 
 
 def test_the_page_has_all_files() -> None:
