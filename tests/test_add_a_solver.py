@@ -28,5 +28,3 @@ def test_it_plans(place: Path) -> None:
     plans = {row["plan"]["solver"]["name"]: row["plan"] for row in rows}
     assert plans["next_fit"]["status"] == "feasible"
     assert len(plans["next_fit"]["gpus"]) >= len(plans["best_fit"]["gpus"])
-    validated = next(row["validation"] for row in rows if row["plan"]["solver"]["name"] == "next_fit")
-    assert validated["starved_gpus"] == 0
