@@ -1,13 +1,15 @@
 """Plans that survive the loss of any one GPU: its adapters fit onto the others, which run on as they are.
 
-Any solver makes them: it plans for higher rates, and for servers that all take the largest rank, until what it finds
-has a place for the adapters of every GPU at the rates there are.
+Any solver makes them: it plans for servers that all take the largest rank and, a little more from one try to the next,
+for higher rates, until what it finds, maybe with one GPU more, has a place for the adapters of every GPU at the rates
+there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 
@@ -16,9 +18,12 @@ from loraplan.problem import Fleet, GPULoad, Problem
 from loraplan.replicas import Split, split
 from loraplan.run import Run
 from solvers.base import Search, SearchStoppedError, Solution
+from solvers.construction import Stock
 
 STEP, MOST = 1.05, 8.0
 """By how much the rates that are planned for grow from one try to the next, and up to what."""
+BUSIEST = 3
+"""Of so many GPUs it is tried whether a further one relieves them enough."""
 
 Fallback = dict[int, int]
 """Adapter -> row of the GPU that takes it over."""
@@ -63,7 +68,7 @@ def with_reserve(problem: Problem, run: Run) -> Reserved:
     """
     alike, problem = _one_rank_already(problem), one_rank(problem)
     parts = split(problem, run.oracle_of)
-    search, solution = run.search(parts.problem)
+    search, solution = run.for_half_the_time().search(parts.problem)
     if not alike:
         status = "unknown" if solution.status == "infeasible" else solution.status
         solution = replace(solution, status=status, lower_bound=None)
@@ -71,6 +76,7 @@ def with_reserve(problem: Problem, run: Run) -> Reserved:
     if solution.status not in ("optimal", "feasible"):
         return Reserved(parts, search, solution, ())
     parts = parts if solution.replicas is None else parts.then(solution.replicas)
+    search = run.prepare(parts.problem)
     try:
         while factor <= MOST:
             loads, fallbacks = _survivors(search, solution.loads)
@@ -78,7 +84,7 @@ def with_reserve(problem: Problem, run: Run) -> Reserved:
                 return Reserved(parts, search, Solution("feasible", loads, bound), fallbacks)
             factor *= STEP
             scaled = split(problem.scaled(factor), run.oracle_of)
-            _, solution = run.search(scaled.problem)
+            _, solution = run.for_half_the_time().search(scaled.problem)
             scaled = scaled if solution.replicas is None else scaled.then(solution.replicas)
             if solution.status not in ("optimal", "feasible"):
                 beyond = f"; with more: {solution.reason}"
@@ -99,35 +105,40 @@ def _one_rank_already(problem: Problem) -> bool:
 
 
 def _survivors(search: Search, loads: Sequence[GPULoad]) -> tuple[tuple[GPULoad, ...], tuple[Fallback, ...]]:
-    """The plan, and where the adapters of each GPU go; nothing if it does not survive every loss.
+    """The plan, or else one with a GPU more, and where the adapters of each GPU go; nothing if neither survives."""
+    for tried in chain([tuple(loads)], _with_one_more(search, loads)):
+        if not search.judge(tried)[0].all():
+            continue
+        fallbacks: list[Fallback] = []
+        for lost in range(len(tried)):
+            goes = evacuate(search, tried, lost)
+            if goes is None:
+                break
+            fallbacks.append(goes)
+        if len(fallbacks) == len(tried):
+            return tried, tuple(fallbacks)
+    return (), ()
 
-    One that needs a single GPU is spread over two first.
-    """
-    if len(loads) == 1:
-        loads = _on_two(search, loads[0])
-    if not loads or not search.judge(loads)[0].all():
-        return (), ()
-    fallbacks = [evacuate(search, loads, lost) for lost in range(len(loads))]
-    found = tuple(goes for goes in fallbacks if goes is not None)
-    return (tuple(loads), found) if len(found) == len(loads) else ((), ())
 
-
-def _on_two(search: Search, load: GPULoad) -> tuple[GPULoad, ...]:
-    """The load as two GPUs of which each keeps the limits with all of it; nothing if there is only one such GPU.
-
-    So the second is of a type that can be, and the slots are those of the load.
-    """
-    problem = search.problem
-    rest = [gpu_type.count - (t == load.gpu_type) for t, gpu_type in enumerate(problem.fleet.types)]
-    other = [replace(load, gpu_type=t) for t, count in enumerate(rest) if count > 0]
-    units = problem.units
-    if len(units) < 2 or not other:
-        return ()
-    fits = search.judge(other)[0]
-    if not fits.any():
-        return ()
-    halves = [tuple(sorted(i for unit in units[k::2] for i in unit)) for k in (0, 1)]
-    return replace(load, adapters=halves[0]), replace(other[int(fits.argmax())], adapters=halves[1])
+def _with_one_more(search: Search, loads: Sequence[GPULoad]) -> Iterator[tuple[GPULoad, ...]]:
+    """Plans in which one of the busiest GPUs shares its adapters with a GPU more, of its type or of another."""
+    problem, stock = search.problem, Stock(search.problem)
+    for load in loads:
+        stock.take(load.gpu_type)
+    spare = stock.types()
+    for row in np.argsort([-problem.offered[list(load.adapters)].sum() for load in loads], kind="stable")[:BUSIEST]:
+        load = loads[int(row)]
+        members = set(load.adapters)
+        units = sorted(
+            (unit for unit in problem.units if members.issuperset(unit)),
+            key=lambda unit: -float(problem.offered[list(unit)].sum()),
+        )
+        if len(units) < 2:
+            continue
+        halves = [replace(load, adapters=tuple(sorted(i for unit in units[k::2] for i in unit))) for k in (0, 1)]
+        rest = [other for n, other in enumerate(loads) if n != row]
+        for t in sorted(spare, key=lambda t: t != load.gpu_type):
+            yield (*rest, halves[0], replace(halves[1], gpu_type=t))
 
 
 def evacuate(search: Search, loads: Sequence[GPULoad], lost: int) -> Fallback | None:
