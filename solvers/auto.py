@@ -10,8 +10,8 @@ import numpy as np
 from solvers.base import Search, Solution, Solver
 from solvers.column_generation import ColumnGeneration, ColumnGenerationParams
 from solvers.enumeration import conclude_choice, enumerate_loads
+from solvers.integer import choose
 from solvers.local_search import LocalSearch, LocalSearchParams
-from solvers.milp import choose
 
 MOST_LISTED = 20_000
 """Loads that are listed at most; an oracle of microseconds judges them in a tenth of a second."""

@@ -13,7 +13,7 @@ from loraplan.problem import Problem
 from loraplan.workload import Floats, Ints
 from solvers.construction import length_laws
 
-MOST_ITEMS = 400
+MOST_ITEMS = 300
 """Beyond, adapters that are nearly alike are priced as one item, as light as the lightest of them."""
 MOST_PRICES = 60
 """Beyond, prices of items are linear between so many knots: fewer to be found, and bounds all the same."""
@@ -32,6 +32,7 @@ class Items:
         counts: shape (items,).
         allowed: shape (types, items): whether the GPU type may have it.
         basis: shape (prices, items): the item's price is a mean of these, in these proportions.
+        coarse: the same with two prices for each family, of its largest and its smallest.
         alike: whether the adapters of an item are all the same.
     """
 
@@ -41,6 +42,7 @@ class Items:
     counts: Floats
     allowed: NDArray[np.bool_]
     basis: Floats
+    coarse: Floats
     alike: bool
 
     @property
@@ -75,6 +77,7 @@ def make_items(problem: Problem) -> Items:
         counts,
         allowed,
         _basis(family, sizes, counts),
+        _ends(family, sizes),
         alike=len(cells) == len(keys) and not laws_merged,
     )
 
@@ -144,4 +147,19 @@ def _basis(family: Ints, sizes: Floats, counts: Floats) -> Floats:
             row = np.zeros(items)
             row[mine] = np.interp(sizes[mine], at, np.eye(at.size)[k])
             rows.append(row)
+    return np.array(rows)
+
+
+def _ends(family: Ints, sizes: Floats) -> Floats:
+    """Proportions of the prices of the largest and the smallest of an item's family, by its size."""
+    rows = []
+    for one in np.unique(family):
+        mine = np.flatnonzero(family == one)
+        least, most = sizes[mine].min(), sizes[mine].max()
+        part = (sizes[mine] - least) / (most - least) if most > least else np.ones(mine.size)
+        for weights in (part, 1.0 - part):
+            row = np.zeros(family.size)
+            row[mine] = weights
+            if row.any():
+                rows.append(row)
     return np.array(rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +17,8 @@ from solvers.base import Search, SearchStoppedError, Solution, Solver
 from solvers.best_fit import BestFit, BestFitParams
 from solvers.bounds import Bound, next_total
 from solvers.classes import Items, make_items
+from solvers.enumeration import conclude_choice, enumerate_loads
+from solvers.integer import choose
 from solvers.local_search import LocalSearch, LocalSearchParams
 from solvers.master import Master, Pattern, Prices
 from solvers.pricing import Pricing
@@ -24,8 +26,12 @@ from solvers.rounding import MANY, complete, realise, total_cost
 
 EQUAL = 1e-6
 """Relative difference up to which bound and value are the same."""
-SMOOTH, COLUMNS, WHOLE_EVERY = 0.6, 6, 25
+SMOOTH, COLUMNS, WHOLE_EVERY, LOOKS = 0.6, 6, 25, 1000
 """How far prices are drawn to those of the best bound; loads of one pricing; rounds between searches of a plan."""
+
+
+MARGIN = 1e-4
+"""By how much, relatively, more than a step is to be proven, so that no rounding error matters."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +41,12 @@ class ColumnGenerationParams:
     Attributes:
         patience: rounds of pricing after which the search ends, whatever the gap.
         whole_s: seconds for each search of the best plan from the loads known.
+        enumerate: up to so many loads all are columns, and the choice among them is exact for any oracle and objective.
     """
 
     patience: int = 400
     whole_s: float = 5.0
+    enumerate: int = 20_000
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -62,16 +70,26 @@ class ColumnGeneration(Solver):
 
     def solve(self, search: Search) -> Solution:
         """Search until bound and value meet, or patience or time is at its end."""
+        search.check()
         floor = search.objective.floor(search.problem)
+        listed = enumerate_loads(search, self._params.enumerate)
+        if listed is not None:
+            return conclude_choice(search, listed, choose(search, listed), "column_generation")
         if floor is None or search.oracle.bin_types(np.zeros(len(search.problem.adapters), dtype=np.int64)) is None:
             return LocalSearch(LocalSearchParams()).solve(search)
-        return _Run(search, self._params).solve()
+        return Generation(search, self._params).solve()
 
 
-class _Run:
-    """One search."""
+class Generation:
+    """One search.
 
-    def __init__(self, search: Search, params: ColumnGenerationParams) -> None:
+    Attributes:
+        bound, best, value: what is proven, the best plan and what it costs.
+        pricing: has the bin types, finer where it mattered.
+    """
+
+    def __init__(self, search: Search, params: ColumnGenerationParams, whole: bool = True) -> None:
+        """Prepare; ``whole``: whether plans are made from the loads found, or only the bound is of interest."""
         self.search, self.params, problem = search, params, search.problem
         search.check()
         floor = search.objective.floor(problem)
@@ -85,13 +103,13 @@ class _Run:
         self.bound = Bound(problem, self.items, floor)
         self.best: tuple[GPULoad, ...] = ()
         self.value = math.inf
-        self.torn = any(len(unit) > 1 for unit in problem.units)
-        dearest = 10.0 * max(float(floor.of_type.max()), self._dearest_ms())
-        self.master = Master(problem, self.items, dearest)
+        self.whole = whole and not any(len(unit) > 1 for unit in problem.units)
+        self.dearest = 10.0 * max(float(floor.of_type.max()), 1e3 * float(floor.per_ms.max()))
+        coarse = self.items.coarse.shape[0] < self.items.basis.shape[0]
+        self.master = Master(
+            problem, replace(self.items, basis=self.items.coarse) if coarse else self.items, self.dearest
+        )
         self.reason = ""
-
-    def _dearest_ms(self) -> float:
-        return 1e3 * float(self.floor.per_ms.max())
 
     def solve(self) -> Solution:
         """First a plan, then proofs and better ones in turn."""
@@ -100,6 +118,9 @@ class _Run:
             if first is not None:
                 return first
             self._generate()
+            if not self._closed() and self.master.items is not self.items:
+                self._refine()
+                self._generate()
         except (SearchStoppedError, KeyboardInterrupt):
             if not self.best:
                 raise
@@ -144,22 +165,30 @@ class _Run:
         if better.status == "feasible":
             self._offer(list(better.loads))
 
+    def _refine(self) -> None:
+        """All prices, after a few: those found so far are near the best, which a few loads alone would not tell."""
+        coarse, self.master = self.master, Master(self.search.problem, self.items, self.dearest)
+        for pattern in coarse.patterns:
+            self.master.add(pattern)
+
     def _generate(self) -> None:
         """Pricing in rounds; whole plans from time to time, and where pricing finds nothing more."""
         smooth, stuck, since = 0.0, 0, 0
         for _ in range(self.params.patience):
             prices = self.master.solve()
             known = self.pricing.again(prices.items, self._paid(prices) * (1.0 + EQUAL), 3 * COLUMNS)
-            if any([self.master.add(pattern) for pattern in known]):
+            if sum(self.master.add(pattern) for pattern in known):
                 continue
             asked = self._smoothed(prices, smooth)
-            priced = self.pricing.price(asked.items, self._limits(asked), COLUMNS)
-            if not prices.missing > 1e-6 or not priced.patterns:
+            priced = self.pricing.price(asked.items, self._limits(asked), COLUMNS, LOOKS)
+            if not prices.missing > 1e-6 or (priced.done and not priced.patterns):
                 self.bound.priced(asked, priced.upper)
             if self._closed():
                 return
             fresh = [self._gains(pattern, prices) for pattern in priced.patterns if self.master.add(pattern)]
             since += 1
+            if not fresh and not priced.done:
+                continue
             if since >= WHOLE_EVERY or not (fresh or smooth):
                 self._whole(prices)
                 since = 0
@@ -205,7 +234,7 @@ class _Run:
         stock = np.array([gpu_type.count for gpu_type in self.search.problem.fleet.types])
         rents = float(prices.types @ stock) + prices.gpus * self.search.problem.gpus
         worth = float(prices.items @ self.items.counts)
-        scale = worth / (step + rents + 1e-5 * max(1.0, abs(step))) if step + rents > 0 else math.inf
+        scale = worth / (step + rents + MARGIN * max(1.0, step + rents))
         return paid * max(min(scale, 1e6), 1.0 + 1e-6)
 
     def _step_below(self, value: float) -> float:
@@ -229,7 +258,7 @@ class _Run:
 
     def _whole(self, prices: Prices) -> None:
         """Plans from the patterns known: rounded up, and the best combination that is found in time."""
-        if self.torn:
+        if not self.whole:
             return
         seconds = self.params.whole_s
         if self.search.deadline is not None:

@@ -15,25 +15,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loraplan.bin_types import BinType, BinTypes
+from loraplan.bin_types import BinType
 from loraplan.problem import GPULoad
 from loraplan.workload import Floats, Ints
-from objectives.base import CostFloor
 from solvers.base import Search, SearchStoppedError, Solution, Status
-from solvers.best_fit import BestFit, BestFitParams
-from solvers.bounds import Bound
-from solvers.classes import Items, make_items
+from solvers.column_generation import ColumnGenerationParams, Generation
 from solvers.knapsack import relax
 from solvers.local_search import LocalSearch, LocalSearchParams
-from solvers.master import Master, Pattern
-from solvers.pricing import Pricing, adapters_of, slots_to_try
+from solvers.pricing import adapters_of, slots_to_try
 
 EQUAL = 1e-6
-ROOT_ROUNDS, SPLITS = 300, 60
-"""Rounds of pricing at most; and assignments solved at most."""
+SPLITS = 60
+"""Assignments solved at most."""
 ROOT_PART = 0.4
 """Part of the time for the linear relaxation."""
-PATIENCE = 40
+MOST_VARIABLES = 60_000
+"""Of an assignment: with more, none is tried."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,54 +83,58 @@ Assign = Callable[[Search, Compact], Answer]
 
 def solve_compact(search: Search, solver: str, assign: Assign) -> Solution:
     """Solve by assignments; without bin types or a floor of the cost it is a local search that proves nothing."""
-    problem = search.problem
-    floor = search.objective.floor(problem)
-    items = make_items(problem)
-    union = None if floor is None else search.oracle.bin_types(items.group_of)
-    first = BestFit(BestFitParams()).solve(search)
-    if first.status == "infeasible":
-        return first
-    if union is None or floor is None or (first.status == "feasible" and not floor.exact):
-        first = LocalSearch(LocalSearchParams(PATIENCE if union else LocalSearchParams().patience)).solve(search)
-    if union is None or floor is None:
-        return first
-    return _Assignments(search, solver, items, union, floor, first).solve(assign)
+    floor = search.objective.floor(search.problem)
+    if floor is None or search.oracle.bin_types(np.zeros(len(search.problem.adapters), dtype=np.int64)) is None:
+        return LocalSearch(LocalSearchParams()).solve(search)
+    return _Assignments(search, solver, Generation(search, ColumnGenerationParams(), whole=False)).solve(assign)
 
 
 class _Assignments:
     """One search."""
 
-    def __init__(
-        self, search: Search, solver: str, items: Items, union: BinTypes, floor: CostFloor, first: Solution
-    ) -> None:
-        self.search, self.solver, self.items, self.union, self.floor = search, solver, items, union, floor
-        self.per_ms = np.array([floor.per_ms[list(mine)].min() for mine in items.members])
-        self.pricing = Pricing(search, union, items, self.per_ms)
-        self.bound = Bound(search.problem, items, floor)
-        self.best = first.loads if first.status == "feasible" else ()
-        self.value = self._cost(self.best) if self.best else math.inf
-        self.lower = -math.inf
-        self.reason = first.reason
+    def __init__(self, search: Search, solver: str, relaxation: Generation) -> None:
+        self.search, self.solver, self.relaxation = search, solver, relaxation
+        self.items, self.floor = relaxation.items, relaxation.floor
+        self.pricing, self.bound = relaxation.pricing, relaxation.bound
+        self.per_ms = np.array([self.floor.per_ms[list(mine)].min() for mine in self.items.members])
+        self.best: tuple[GPULoad, ...] = ()
+        self.value, self.lower = math.inf, -math.inf
         self.torn = any(len(unit) > 1 for unit in search.problem.units)
 
     def solve(self, assign: Assign) -> Solution:
         """The relaxation, then assignments until bound and value meet or time is up."""
+        first = self._relax()
+        if first.status == "infeasible":
+            return first
+        self.best = first.loads if first.status == "feasible" or first.status == "optimal" else ()
+        self.value = self._cost(self.best) if self.best else math.inf
+        self.lower = -math.inf if first.lower_bound is None else first.lower_bound
         try:
-            self._relaxation()
             if not self._closed() and not self.torn:
                 self._assignments(assign)
         except SearchStoppedError:
-            if not self.best and self.lower == -math.inf:
+            if not self.best:
                 raise
         lower = None if self.lower == -math.inf else max(0.0, min(self.lower, self.value))
         if not self.best:
             if math.isinf(self.lower) and self.lower > 0:
                 why = f"{self.solver}: no assignment to the GPUs there are places every adapter"
-                return Solution("infeasible" if self.search.hereditary else "unknown", reason=why)
-            return Solution("unknown", self.search.incumbent, lower, self.reason)
+                return Solution("infeasible" if self.search.hereditary else "unknown", first.loads, reason=why)
+            return Solution("unknown", first.loads, lower, first.reason)
         self.search.publish(self.best, self.value)
         status: Status = "optimal" if self._closed() else "feasible"
         return Solution(status, self.best, lower, certificate=self.bound.certificate())
+
+    def _relax(self) -> Solution:
+        """The linear relaxation, in a part of the time: a bound, prices, and a first plan."""
+        search = self.search
+        deadline = search.deadline
+        if deadline is not None:
+            search.deadline = time.monotonic() + ROOT_PART * max(0.0, deadline - time.monotonic())
+        try:
+            return self.relaxation.solve()
+        finally:
+            search.deadline = deadline
 
     def _closed(self) -> bool:
         return self.lower >= self.value - EQUAL * max(abs(self.value), 1e-12)
@@ -145,27 +146,6 @@ class _Assignments:
         deadline = self.search.deadline
         return math.inf if deadline is None else part * max(0.0, deadline - time.monotonic())
 
-    def _relaxation(self) -> None:
-        """Column generation of the linear relaxation: prices, and a bound."""
-        search, floor = self.search, self.floor
-        until = time.monotonic() + min(self._seconds(ROOT_PART), 1e9)
-        dearest = 10.0 * max(float(floor.of_type.max()), 1e3 * float(floor.per_ms.max()))
-        master = Master(search.problem, self.items, dearest)
-        for load in self.best:
-            counts = np.bincount(self.items.group_of[list(load.adapters)], minlength=self.items.counts.size)
-            master.add(Pattern(load, counts.astype(np.float64), self._cost([load])))
-        for _ in range(ROOT_ROUNDS):
-            prices = master.solve()
-            paid = floor.of_type + prices.types + prices.gpus
-            limits = paid + EQUAL * max(EQUAL, abs(prices.value)) / search.problem.gpus
-            priced = self.pricing.price(prices.items, limits, until=until)
-            self.bound.priced(prices, priced.upper)
-            self.lower = max(self.lower, self.bound.rounded())
-            self.search.prove(max(0.0, min(self.lower, self.value)))
-            added = [master.add(pattern) for pattern in priced.patterns]
-            if self._closed() or not any(added) or time.monotonic() > until:
-                return
-
     def _assignments(self, assign: Assign) -> None:
         """Solve assignments; every one that the oracle refuses makes bin types finer."""
         for _ in range(SPLITS):
@@ -174,7 +154,10 @@ class _Assignments:
             if not bins:
                 self.lower = self.value
                 return
-            answer = assign(self.search, self._compact(bins))
+            compact = self._compact(bins)
+            if compact.gpus * len(bins) * compact.counts.size > MOST_VARIABLES:
+                return
+            answer = assign(self.search, compact)
             self._raise(answer.bound)
             if answer.gpus is None or self._closed():
                 return
@@ -286,7 +269,7 @@ class _Assignments:
             place for (place, _), load in zip(gpus, loads, strict=True) if load is None or not self.floor.exact
         }:
             counts = next(counts for other, counts in gpus if other == place)
-            finer = self.union.split(self.pricing.bins[place], counts)
+            finer = self.pricing.union.split(self.pricing.bins[place], counts)
             if len(finer) == 1 and finer[0] is self.pricing.bins[place]:
                 continue
             self.pricing.replace(place, finer)

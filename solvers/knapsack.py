@@ -11,7 +11,8 @@ import numpy as np
 from numba import njit
 
 TINY = 1e-9
-MAX_DEPTH = 4096
+CORE = 40
+"""Items that are solved for at a time."""
 
 
 @njit(cache=True, nogil=True)
@@ -41,10 +42,10 @@ def price_bound(rows, values, counts, prices):  # type: ignore[no-untyped-def]
 def relax(rows, values, counts, prices, x):  # type: ignore[no-untyped-def]
     """Solve the linear relaxation; fill ``prices`` and ``x``, shape (items,), and return the bound.
 
-    Bounded primal simplex from x = 0, most promising column first; stopped early, its prices still give a bound.
+    If prices are known, items of which they leave little doubt are taken or left, and only the others are solved for;
+    and again, with the new prices, if that was too rash.
     """
     m, n = rows.shape
-    x[:] = 0.0
     upper = np.zeros(n)
     for j in range(n):
         if values[j] > 0.0:
@@ -52,7 +53,57 @@ def relax(rows, values, counts, prices, x):  # type: ignore[no-untyped-def]
             for r in range(m):
                 if rows[r, j] > 1.0:
                     upper[j] = 0.0
-    inverse, basis, of_basis, level = np.eye(m), np.arange(n, n + m), np.zeros(m), np.ones(m)
+    room = np.ones(m)
+    if n > 2 * CORE and prices.sum() > 0.0:
+        doubt, best = np.empty(n), np.inf
+        known = prices.copy()
+        for _ in range(4):
+            for j in range(n):
+                doubt[j] = np.inf
+                if upper[j] > 0.0:
+                    cost = 0.0
+                    for r in range(m):
+                        cost += known[r] * rows[r, j]
+                    doubt[j] = 1.0 - cost / values[j]
+            least = np.sort(np.abs(doubt))[CORE]
+            core = np.flatnonzero(np.abs(doubt) < least)
+            room[:] = 1.0
+            x[:] = 0.0
+            for j in range(n):
+                if doubt[j] >= least and upper[j] > 0.0:
+                    x[j] = upper[j]
+                    for r in range(m):
+                        room[r] -= upper[j] * rows[r, j]
+            if core.size == 0 or room.min() < 0.0:
+                break
+            own = np.empty((m, core.size))
+            for r in range(m):
+                for k in range(core.size):
+                    own[r, k] = rows[r, core[k]]
+            part = np.empty(core.size)
+            _simplex(own, values[core], upper[core], room, known, part)
+            worth = 0.0
+            for k in range(core.size):
+                x[core[k]] = part[k]
+            for j in range(n):
+                worth += values[j] * x[j]
+            bound = price_bound(rows, values, counts, known)
+            if bound < best:
+                best = bound
+                prices[:] = known
+            if bound <= worth * (1.0 + 1e-4) + 1e-12:
+                return best
+    room[:] = 1.0
+    _simplex(rows, values, upper, room, prices, x)
+    return price_bound(rows, values, counts, prices)
+
+
+@njit(cache=True, nogil=True)
+def _simplex(rows, values, upper, room, prices, x):  # type: ignore[no-untyped-def]
+    """Fill ``prices`` and ``x`` for rows with this ``room``: bounded primal simplex from x = 0, best column first."""
+    m, n = rows.shape
+    x[:] = 0.0
+    inverse, basis, of_basis, level = np.eye(m), np.arange(n, n + m), np.zeros(m), room.copy()
     state = np.zeros(n + m, dtype=np.int8)  # 0 at its lower bound, 1 at its upper, 2 in the basis
     state[n:] = 2
     column = np.empty(m)
@@ -123,11 +174,10 @@ def relax(rows, values, counts, prices, x):  # type: ignore[no-untyped-def]
         prices[r] = max(prices[r], 0.0)
         if basis[r] < n:
             x[basis[r]] = min(max(level[r], 0.0), upper[basis[r]])
-    return price_bound(rows, values, counts, prices)
 
 
 @njit(cache=True, nogil=True)
-def relax_all(rows, values, floors, per_ms, counts, limits, prices, bounds):  # type: ignore[no-untyped-def]
+def relax_all(rows, values, floors, per_ms, counts, limits, prices, xs, bounds):  # type: ignore[no-untyped-def]
     """Bounds of many bin types, in ``bounds``, shape (bin types,); the known prices are tried first.
 
     Args:
@@ -135,6 +185,7 @@ def relax_all(rows, values, floors, per_ms, counts, limits, prices, bounds):  # 
         values: shape (items,); in a bin type they are lower by its ``floors`` times ``per_ms``, shape (items,).
         limits: shape (bin types,): a bound below is good enough.
         prices: shape (bin types, rows), renewed where they are not good enough.
+        xs: shape (bin types, items), then the solution, too.
     """
     own, x = np.empty(values.size), np.empty(values.size)
     for k in range(rows.shape[0]):
@@ -142,7 +193,9 @@ def relax_all(rows, values, floors, per_ms, counts, limits, prices, bounds):  # 
             own[j] = values[j] - floors[k] * per_ms[j]
         bounds[k] = price_bound(rows[k], own, counts, prices[k])
         if bounds[k] > limits[k]:
-            bounds[k] = relax(rows[k], own, counts, prices[k], x)
+            bounds[k] = min(bounds[k], relax(rows[k], own, counts, prices[k], x))
+            for j in range(values.size):
+                xs[k, j] = x[j]
 
 
 @njit(cache=True, nogil=True)

@@ -53,7 +53,7 @@ class Master:
 
     def __init__(self, problem: Problem, items: Items, dearest: float) -> None:
         """Begin without patterns; ``dearest`` is more than any adapter is worth."""
-        self._items = items
+        self.items = items
         self.patterns: list[Pattern] = []
         self._seen: set[tuple[int, bytes]] = set()
         self._types = len(problem.fleet.types)
@@ -76,7 +76,7 @@ class Master:
             return False
         self._seen.add(key)
         self.patterns.append(pattern)
-        cover = self._items.basis @ pattern.counts
+        cover = self.items.basis @ pattern.counts
         rows = np.flatnonzero(cover)
         index = np.append(rows, [self._prices + pattern.load.gpu_type, self._prices + self._types]).astype(np.int32)
         weights = np.append(cover[rows], [1.0, 1.0])
@@ -91,7 +91,7 @@ class Master:
         asked = np.maximum(duals[: self._prices], 0.0)
         scarce = np.maximum(-duals[self._prices :], 0.0)
         value = float(self._solver.getInfo().objective_function_value)
-        items = self._items.basis.T @ asked
+        items = self.items.basis.T @ asked
         used = values[self._prices :]
         return Prices(value, items, scarce[:-1], float(scarce[-1]), used, float(values[: self._prices].sum()))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,10 +34,12 @@ class Priced:
     Attributes:
         upper: shape (types,), no load of the type is worth more (less its least cost beyond that of the type).
         patterns: loads that are worth more than the limit.
+        done: whether there are no others, as far as bin types can tell.
     """
 
     upper: Floats
     patterns: list[Pattern]
+    done: bool
 
 
 class Pricing:
@@ -54,6 +55,7 @@ class Pricing:
         self._rows = np.empty((0, self._height, items.counts.size))
         self._floors, self._types = np.empty(0), np.empty(0, dtype=np.int64)
         self._prices = np.empty((0, self._height))
+        self._xs = np.empty((0, items.counts.size), dtype=np.float32)
         self._warm: dict[int, None] = {}
         for root in union.roots():
             self._append(root)
@@ -62,6 +64,11 @@ class Pricing:
     def size(self) -> int:
         """Bin types in use."""
         return len(self._bins)
+
+    @property
+    def union(self) -> BinTypes:
+        """Whose bin types these are."""
+        return self._union
 
     @property
     def bins(self) -> list[BinType]:
@@ -81,8 +88,8 @@ class Pricing:
         for one in finer[1:]:
             self._append(one)
 
-    def _append(self, bin_type: BinType, place: int | None = None) -> int:
-        """Add a bin type, or put it in the place of another."""
+    def _append(self, bin_type: BinType, place: int | None = None, prices: Floats | None = None) -> int:
+        """Add a bin type, or put it in the place of another; ``prices`` of its rows may be known."""
         if place is None:
             place = len(self._bins)
             self._bins.append(bin_type)
@@ -90,9 +97,11 @@ class Pricing:
                 room = max(64, place)
                 self._rows = np.concatenate((self._rows, np.zeros((room, *self._rows.shape[1:]))))
                 self._prices = np.concatenate((self._prices, np.zeros((room, self._height))))
+                self._xs = np.concatenate((self._xs, np.zeros((room, self._xs.shape[1]), dtype=np.float32)))
                 self._floors = np.append(self._floors, np.zeros(room))
                 self._types = np.append(self._types, np.zeros(room, dtype=np.int64))
         self._bins[place] = bin_type
+        self._prices[place] = 0.0 if prices is None else prices
         rows = self._rows[place]
         rows[: self._union.rows] = bin_type.rows
         if self._extra is not None:
@@ -101,14 +110,14 @@ class Pricing:
         self._floors[place], self._types[place] = bin_type.floor_ms, bin_type.gpu_type
         return place
 
-    def price(self, worth: Floats, limits: Floats, most: int = 12, until: float | None = None) -> Priced:
+    def price(self, worth: Floats, limits: Floats, most: int, looks: int) -> Priced:
         """Look for loads that are worth more than the limit of their type.
 
         Args:
             worth: shape (items,).
             limits: shape (types,).
             most: patterns after which to stop.
-            until: ``time.monotonic()`` at which to stop.
+            looks: at bin types, after which to stop.
         """
         n = len(self._bins)
         limit_of, bounds = limits[self._types[:n]] + CLOSE, np.empty(n)
@@ -120,17 +129,19 @@ class Pricing:
             self._items.counts,
             limit_of,
             self._prices[:n],
+            self._xs[:n],
             bounds,
         )
         heap = [(limit_of[k] - bounds[k], int(k)) for k in np.flatnonzero(bounds > limit_of)]
         heapq.heapify(heap)
         closed: list[tuple[float, int]] = []
         found: list[Pattern] = []
-        while heap and len(found) < most and not (until is not None and time.monotonic() > until):
+        while heap and len(found) < most and looks > 0:
             self._search.check()
             gap, k = heapq.heappop(heap)
             limit = float(limits[self._types[k]]) + CLOSE
             finer = self._look(k, worth, limit, found)
+            looks -= finer is not None
             if finer is None:
                 closed.append((gap, k))
                 continue
@@ -142,7 +153,7 @@ class Pricing:
         for gap, k in heap + closed:
             t = self._types[k]
             upper[t] = max(upper[t], limits[t] + CLOSE - gap)
-        return Priced(upper, found)
+        return Priced(upper, found, not heap)
 
     def again(self, worth: Floats, limits: Floats, most: int) -> list[Pattern]:
         """Loads that are worth more than the limit in the bin types in which others were found before."""
@@ -173,6 +184,7 @@ class Pricing:
             self._items.counts,
             np.array([limit]),
             self._prices[one],
+            self._xs[one],
             bound,
         )
         return float(bound[0])
@@ -184,29 +196,28 @@ class Pricing:
             The bin types to look at instead, none if there is no load of more than the limit in it; None if all that is
             known is its bound.
         """
-        own = worth - self._floors[k] * self._per_ms
-        x, best = np.empty(own.size), np.zeros(own.size)
-        prices = np.empty(self._height)
-        relax(self._rows[k], own, self._items.counts, prices, x)
-        value, done = pack(self._rows[k], own, self._items.counts, prices, limit, STEPS, best)
-        if value <= limit and done:
-            return []
-        if value > limit and self._bins[k].slots[1] <= SURE * self._bins[k].slots[0] + 1:
-            pattern = self._judged(self._bins[k], best, own, limit)
-            if pattern is not None:
-                found.append(pattern)
-                self._warm[k] = None
-                return None
-        if value > limit:
-            x = best
-        finer = self._union.split(self._bins[k], x)
-        if len(finer) == 1 and finer[0] is self._bins[k]:
+        one, x = self._bins[k], self._xs[k].astype(np.float64)
+        if one.slots[1] <= SURE * one.slots[0] + 1:
+            own, best = worth - self._floors[k] * self._per_ms, np.zeros(x.size)
+            value, done = pack(self._rows[k], own, self._items.counts, self._prices[k], limit, STEPS, best)
+            if value <= limit and done:
+                return []
+            if value > limit:
+                pattern = self._judged(one, best, own, limit)
+                if pattern is not None:
+                    found.append(pattern)
+                    self._warm[k] = None
+                    return None
+                x = best
+        finer = self._union.split(one, x)
+        if len(finer) == 1 and finer[0] is one:
             return None
         if not finer:
             self._rows[k] = EXCLUDED
             self._prices[k] = 0.0
             return []
-        return [self._append(finer[0], k), *(self._append(other) for other in finer[1:])]
+        prices = self._prices[k].copy()
+        return [self._append(part, None if place else k, prices) for place, part in enumerate(finer)]
 
     def _judged(self, one: BinType, counts: Floats, own: Floats, limit: float) -> Pattern | None:
         """These items as a load that the oracle accepts, if need be without the least of them; None if it does not."""
@@ -231,8 +242,8 @@ class Pricing:
 
 
 def adapters_of(items: Items, counts: Floats) -> tuple[int, ...]:
-    """The first adapters of each item, so many of them."""
-    return tuple(sorted(i for item in np.flatnonzero(counts) for i in items.members[item][: int(counts[item])]))
+    """The smallest adapters of each item, so many of them: it is those that bin types speak of."""
+    return tuple(sorted(i for item in np.flatnonzero(counts) for i in items.members[item][-int(counts[item]) :]))
 
 
 def slots_to_try(one: BinType, adapters: int) -> list[int]:
