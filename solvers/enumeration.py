@@ -66,7 +66,7 @@ def enumerate_loads(search: Search, most: int) -> Loads | None:
     sizes = [len(mine[0]) for mine in units]
     total = len(problem.adapters)
     combinations = math.prod(len(mine) + 1 for mine in units) - 1
-    if combinations * len(problem.fleet.types) * min(total, FEW_ADAPTERS) > most:
+    if combinations * len(problem.fleet.types) * total > most:
         return None
     rows: list[tuple[tuple[int, ...], int, int, float]] = []
     waiting: list[tuple[tuple[int, ...], GPULoad]] = []
