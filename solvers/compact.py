@@ -118,7 +118,7 @@ class _Assignments:
         lower = None if self.lower == -math.inf else max(0.0, min(self.lower, self.value))
         if not self.best:
             if math.isinf(self.lower) and self.lower > 0:
-                why = f"{self.solver}: no assignment to the GPUs there are places every adapter"
+                why = f"{self.solver}: no assignment to the GPUs there are places every adapter ({first.reason})"
                 return Solution("infeasible" if self.search.hereditary else "unknown", first.loads, reason=why)
             return Solution("unknown", first.loads, lower, first.reason)
         self.search.publish(self.best, self.value)
