@@ -378,8 +378,8 @@ def _halves(box: _Box, name: str) -> list[_Box]:
     """``box`` in two along one interval."""
     if name == "slots":
         first, last = box.slots
-        middle = (first + last) // 2
-        return [replace(box, slots=(first, middle)), replace(box, slots=(middle + 1, last))]
+        half = (first + last) // 2
+        return [replace(box, slots=(first, half)), replace(box, slots=(half + 1, last))]
     low, high = getattr(box, name)
     if name == "exposure":
         middle = math.sqrt(low * high)
