@@ -4,11 +4,11 @@ A certificate gives what each adapter is worth, w_i >= 0, a rent for each GPU ty
 the oracle accepts is worth more than it costs with its rents, then a plan, which places every adapter and uses no more
 GPUs than there are, costs at least ``sum(w) - sum(rent of a type * its stock) - rent of any * GPUs``.
 
-That no load is worth more is checked over the oracle's bin types (`loraplan.bin_types`), which cover all accepted loads:
-each is a knapsack of a few rows, bounded by its linear relaxation; where that does not do, the bin type is split into
-finer ones, and where it cannot be split, HiGHS solves it in whole numbers. What is taken on trust is the oracle's bin
-types, the objective's floor, and the arithmetic of this file: of HiGHS only bounds are used that are recomputed from
-its dual values, but for those in whole numbers.
+That no load is worth more is checked over the oracle's bin types (`loraplan.bin_types`), which cover all accepted
+loads: each is a knapsack of a few rows, bounded by its linear relaxation; where that does not do, the bin type is split
+into finer ones, and where it cannot be split, HiGHS solves it in whole numbers. What is taken on trust is the oracle's
+bin types, the objective's floor, and the arithmetic of this file: of HiGHS only bounds are used that are recomputed
+from its dual values, but for those in whole numbers.
 
 A check takes about 2 ms for each bin type looked at: seconds for a few classes of adapters, minutes for a thousand
 different ones.
@@ -185,9 +185,8 @@ def _relaxed(rows: Floats, values: Floats, counts: Floats) -> tuple[Floats, Floa
     used = np.flatnonzero(counts)
     if not used.size:
         return np.zeros(rows.shape[0]), np.zeros(values.size)
-    solved = linprog(
-        -values[used], rows[:, used], np.ones(rows.shape[0]), bounds=np.column_stack((0 * counts, counts))[used]
-    )
+    ends = [(0.0, float(most)) for most in counts[used]]
+    solved = linprog(-values[used], rows[:, used], np.ones(rows.shape[0]), bounds=ends)
     x = np.zeros(values.size)
     if solved.status != 0:
         return np.ones(rows.shape[0]), x

@@ -63,7 +63,7 @@ def make_items(problem: Problem) -> Items:
     group_of = np.empty(len(families), dtype=np.int64)
     for item, mine in enumerate(members):
         group_of[mine] = item
-    family = np.array([cell[0][0] for cell in cells], dtype=np.int64)
+    family_of = np.array([cell[0][0] for cell in cells], dtype=np.int64)
     counts = np.array([len(mine) for mine in members], dtype=np.float64)
     types = range(len(problem.fleet.types))
     unit_of = {i: unit for unit in problem.units for i in unit}
@@ -73,11 +73,11 @@ def make_items(problem: Problem) -> Items:
     return Items(
         group_of,
         tuple(map(tuple, members)),
-        family,
+        family_of,
         counts,
         allowed,
-        _basis(family, sizes, counts),
-        _ends(family, sizes),
+        _basis(family_of, sizes, counts),
+        _ends(family_of, sizes),
         alike=len(cells) == len(keys) and not laws_merged,
     )
 

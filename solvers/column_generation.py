@@ -202,7 +202,7 @@ class Generation:
     def _gains(self, pattern: Pattern, prices: Prices) -> bool:
         """Whether the master will use the pattern."""
         t = pattern.load.gpu_type
-        return float(prices.items @ pattern.counts) > pattern.cost + prices.types[t] + prices.gpus + 1e-9
+        return bool(prices.items @ pattern.counts > pattern.cost + prices.types[t] + prices.gpus + 1e-9)
 
     def _smoothed(self, prices: Prices, part: float) -> Prices:
         """Prices on the way to those of the best bound: what a few columns ask for changes too much at a time.
@@ -254,7 +254,7 @@ class Generation:
         return low
 
     def _closed(self) -> bool:
-        return self.bound.rounded() >= self.value - EQUAL * max(abs(self.value), 1e-12)
+        return bool(self.bound.rounded() >= self.value - EQUAL * max(abs(self.value), 1e-12))
 
     def _whole(self, prices: Prices) -> None:
         """Plans from the patterns known: rounded up, and the best combination that is found in time."""

@@ -99,6 +99,41 @@ def relax(rows, values, counts, prices, x):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
+def _entering(rows, values, upper, prices, state):  # type: ignore[no-untyped-def]
+    """The column, of items and then of slack, that gains most, and whether it grows (1) or shrinks; -1 if none does."""
+    m, n = rows.shape
+    enter, best, sign = -1, TINY, 1.0
+    for j in range(n + m):
+        if state[j] == 2 or (j < n and upper[j] == 0.0):
+            continue
+        if j < n:
+            gain = values[j]
+            for r in range(m):
+                gain -= prices[r] * rows[r, j]
+        else:
+            gain = -prices[j - n]
+        if state[j] == 0 and gain > best:
+            enter, best, sign = j, gain, 1.0
+        elif state[j] == 1 and -gain > best:
+            enter, best, sign = j, -gain, -1.0
+    return enter, sign
+
+
+@njit(cache=True, nogil=True)
+def _pivot(inverse, column, leave, sign):  # type: ignore[no-untyped-def]
+    """Take ``sign`` * ``column`` into the basis in the place of ``leave``."""
+    m = column.size
+    pivot = sign * column[leave]
+    for k in range(m):
+        inverse[leave, k] /= pivot
+    for r in range(m):
+        if r != leave:
+            factor = sign * column[r]
+            for k in range(m):
+                inverse[r, k] -= factor * inverse[leave, k]
+
+
+@njit(cache=True, nogil=True)
 def _simplex(rows, values, upper, room, prices, x):  # type: ignore[no-untyped-def]
     """Fill ``prices`` and ``x`` for rows with this ``room``: bounded primal simplex from x = 0, best column first."""
     m, n = rows.shape
@@ -113,20 +148,7 @@ def _simplex(rows, values, upper, room, prices, x):  # type: ignore[no-untyped-d
             for k in range(m):
                 total += of_basis[k] * inverse[k, r]
             prices[r] = total
-        enter, best, sign = -1, TINY, 1.0
-        for j in range(n + m):
-            if state[j] == 2 or (j < n and upper[j] == 0.0):
-                continue
-            if j < n:
-                gain = values[j]
-                for r in range(m):
-                    gain -= prices[r] * rows[r, j]
-            else:
-                gain = -prices[j - n]
-            if state[j] == 0 and gain > best:
-                enter, best, sign = j, gain, 1.0
-            elif state[j] == 1 and -gain > best:
-                enter, best, sign = j, -gain, -1.0
+        enter, sign = _entering(rows, values, upper, prices, state)
         if enter < 0:
             break
         for r in range(m):
@@ -159,14 +181,7 @@ def _simplex(rows, values, upper, room, prices, x):  # type: ignore[no-untyped-d
         level[leave] = step if sign > 0 else upper[enter] - step
         basis[leave], of_basis[leave] = enter, values[enter] if enter < n else 0.0
         state[enter] = 2
-        pivot = sign * column[leave]
-        for k in range(m):
-            inverse[leave, k] /= pivot
-        for r in range(m):
-            if r != leave:
-                factor = sign * column[r]
-                for k in range(m):
-                    inverse[r, k] -= factor * inverse[leave, k]
+        _pivot(inverse, column, leave, sign)
     for j in range(n):
         if state[j] == 1:
             x[j] = upper[j]
@@ -196,6 +211,20 @@ def relax_all(rows, values, floors, per_ms, counts, limits, prices, xs, bounds):
             bounds[k] = min(bounds[k], relax(rows[k], own, counts, prices[k], x))
             for j in range(values.size):
                 xs[k, j] = x[j]
+
+
+@njit(cache=True, nogil=True)
+def _filled(order, first, ratio, weight, counts, places, values, room):  # type: ignore[no-untyped-def]
+    """What items from ``first`` on add at most to a knapsack of one row that has this ``room``."""
+    bound = 0.0
+    for place in range(first, order.size):
+        k = order[place]
+        amount = counts[places[k]]
+        if weight[k] * amount > room and weight[k] > 1e-12:
+            return bound + ratio[k] * room
+        bound += values[places[k]] * amount
+        room -= weight[k] * amount
+    return bound
 
 
 @njit(cache=True, nogil=True)
@@ -232,17 +261,7 @@ def pack(rows, values, counts, prices, limit, max_nodes, best_x):  # type: ignor
     while nodes < max_nodes:
         nodes += 1
         if down:
-            rest, bound, place = max(room, 0.0), value, depth
-            while place < size and rest >= 0.0:
-                k = order[place]
-                amount = counts[places[k]]
-                if weight[k] * amount > rest and weight[k] > 1e-12:
-                    bound += ratio[k] * rest
-                    rest = -1.0
-                else:
-                    bound += values[places[k]] * amount
-                    rest -= weight[k] * amount
-                place += 1
+            bound = value + _filled(order, depth, ratio, weight, counts, places, values, max(room, 0.0))
             if depth < size and bound > best + TINY:
                 k = order[depth]
                 j = places[k]

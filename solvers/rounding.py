@@ -24,7 +24,7 @@ def realise(search: Search, items: Items, patterns: Sequence[Pattern], times: Fl
     """GPUs like these patterns, each so many times, with all adapters; None if they do not all find a place."""
     pools = [deque(members) for members in items.members]
     loads = []
-    for place in sorted(np.flatnonzero(times), key=lambda p: -float(patterns[p].counts.sum())):
+    for place in sorted(map(int, np.flatnonzero(times)), key=lambda p: -float(patterns[p].counts.sum())):
         for _ in range(int(times[place])):
             adapters = _draw(items, pools, patterns[place].counts)
             if adapters:

@@ -102,7 +102,7 @@ class SurrogateBinTypes(BinTypes):
             if high > low and box.way >= 0:
                 middle = (low + high) // 2
                 ends = (low, middle), (middle + 1, high)
-                halves = [self._make(replace(box, **{name: part})) for part in ends]
+                halves = [self._make(replace(box, **{name: part})) for part in ends]  # type: ignore[arg-type]
                 choices.append((min(float((half.rows @ counts).max()) for half in halves), high - low, halves))
         if not choices:
             return [bin_type]

@@ -156,7 +156,7 @@ class FluidBinTypes(BinTypes):
                 for mixed in [False] * bool(equal) + [True] * bool(below):
                     for all_load in (False, True):
                         for family in ("filling", "full"):
-                            found.append(self._make(self._whole(t, rank, most, family, mixed, all_load)))  # type: ignore[arg-type]
+                            found.append(self._make(self._whole(t, rank, most, family, mixed, all_load)))
         return [one for one in found if one is not None]
 
     def _whole(self, t: int, rank: int, most: int, family: Family, mixed: bool, all_load: bool) -> _Box:
@@ -378,8 +378,8 @@ def _halves(box: _Box, name: str) -> list[_Box]:
     """``box`` in two along one interval."""
     if name == "slots":
         first, last = box.slots
-        middle = (first + last) // 2
-        return [replace(box, slots=(first, middle)), replace(box, slots=(middle + 1, last))]
+        half = (first + last) // 2
+        return [replace(box, slots=(first, half)), replace(box, slots=(half + 1, last))]
     low, high = getattr(box, name)
     if name == "exposure":
         middle = math.sqrt(low * high)
