@@ -108,4 +108,4 @@ def test_a_plan_with_a_hot_adapter_is_served() -> None:
     assert len(homes) > 1
     assert len(set(homes)) == len(homes)
     seen = validate(plan, RateWorkload(problem.adapters, 300.0), 1)
-    assert seen.starved_gpus == 0
+    assert min(gpu.served_fraction.mean for gpu in seen.gpus) > 0.9
