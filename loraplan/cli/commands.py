@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks.suites import suite_entries
 from loraplan.cli import doctor as checks
 from loraplan.cli import options, show, terminal
 from loraplan.cli.calibrate import calibrate
@@ -66,6 +67,7 @@ class Listed(StrEnum):
     objectives = "objectives"
     oracles = "oracles"
     profiles = "profiles"
+    suites = "suites"
 
 
 class Schema(StrEnum):
@@ -188,14 +190,17 @@ def list_names(
     kind: Annotated[Listed, typer.Argument(help="What to list.")],
     as_json: JSONOption = False,
 ) -> None:
-    """List what a config can name, those added by installed plugins among them."""
+    """List what a config can name, those added by installed plugins among them; and the suites of `bench`."""
     registries: dict[Listed, Registry[Any]] = {
         Listed.solvers: SOLVERS,
         Listed.objectives: OBJECTIVES,
         Listed.oracles: ORACLES,
         Listed.profiles: PROFILES,
     }
-    entries = [registries[kind].entry(name) for name in registries[kind].names()]
+    if kind is Listed.suites:
+        entries = suite_entries()
+    else:
+        entries = [registries[kind].entry(name) for name in registries[kind].names()]
     if as_json:
         terminal.print_json(entries)
     else:
