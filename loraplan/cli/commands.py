@@ -12,6 +12,7 @@ import typer
 from benchmarks.suites import suite_entries
 from loraplan.cli import doctor as checks
 from loraplan.cli import options, show, terminal
+from loraplan.cli.bench import bench
 from loraplan.cli.calibrate import calibrate
 from loraplan.cli.capacity import capacity
 from loraplan.cli.compare import compare
@@ -35,6 +36,7 @@ from loraplan.cli.options import (
 )
 from loraplan.cli.pareto import pareto
 from loraplan.cli.replan import replan
+from loraplan.cli.report import report
 from loraplan.cli.simulate import simulate
 from loraplan.cli.train import train
 from loraplan.config import Config, build, load_config
@@ -175,6 +177,16 @@ app.command(
         "pareto config.yaml --x cost --y latency --set objective.figure=ttft_s --plot front.html --seeds 3",
     )
 )(pareto)
+
+
+app.command(
+    epilog=examples(
+        "bench tiny paper-synthetic --time-limit 30 -o results",
+        "bench 'paper-synthetic/128-*' --solvers greedy,best_fit --check benchmarks/results/latest.csv",
+        "bench popularity --executor ray --ray-address 10.0.0.1:6379",
+    )
+)(bench)
+app.command(epilog=examples("report bench-results -o report.html", "report plan.json -o plan.html --seeds 10"))(report)
 
 
 app.command(
