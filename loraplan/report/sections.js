@@ -23,7 +23,7 @@ function answer(main, rows) {
   const holds = each.map((e) => [mean(mine.filter((r) => idOf(r) === e.id && r.starved === 0).map((r) => r.value)), Math.min(...rows.filter((r) => idOf(r) === e.id && isPlan(r) && r.starved === 0).map((r) => r.value))]).filter((pair) => known(pair[0]));
   part.append(el("div", { class: "tiles" },
     tile(num(lost) + " " + unit, "certainly wasted by the same oracle: plans are known that need so much less", lost > 1e-9 ? "bad" : "good"),
-    tested.length ? tile(num(sum(holds.map((pair) => pair[0] - pair[1]))) + " " + unit, "of it also if only plans count of which no GPU starves in the digital twin (" + holds.length + " of " + each.length + " of its own do)") : null,
+    tested.length ? tile(num(sum(holds.map((pair) => pair[0] - pair[1]))) + " " + unit, "wasted if only plans count that hold in the digital twin: no GPU of them starves (" + holds.length + " of its " + each.length + " do)") : null,
     tile(bounded ? "at most " + num(most) : closed + " of " + each.length, bounded ? "could be saved at all: no plan goes below the proven bounds; the best plan is proven optimal on " + closed + " of " + each.length + " instances" : "instances on which the best plan is proven optimal; elsewhere more may be wasted", closed === each.length ? "good" : ""),
     tile(worst && worst.used > worst.best ? "+" + num(worst.used - worst.best) : "0", "most on one instance: " + (worst ? worst.id : "–") + (bySuite.length > 1 ? "; by suite: " + bySuite.map((s) => s[0] + " " + num(s[1])).join(", ") : "")),
     tile(tested.length ? starved + " of " + tested.length : "–", "of its plans starve a GPU in the digital twin, on seeds that no oracle has seen", starved ? "bad" : "good"),

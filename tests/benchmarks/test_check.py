@@ -12,6 +12,7 @@ import pytest
 from support.bench_folder import results_folder
 from typer.testing import CliRunner
 
+from benchmarks import results_page
 from benchmarks.best_known import Best, BestKnown
 from benchmarks.check import check, ok
 from benchmarks.paired import geometric, pair_table, pairs
@@ -145,3 +146,19 @@ def test_the_command_shows_finished_results_and_checks_them(tmp_path: Path) -> N
     done = run(app, ["bench", "tiny", "--check", str(tmp_path / "none.csv")])
     assert done.exit_code == 2
     assert "none.csv" in done.stderr
+
+
+def test_the_results_page_is_replaced_between_its_marks(tmp_path: Path) -> None:
+    results_folder(tmp_path / "results")
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{results_page.BEGIN}\nold\n{results_page.END}\nafter\n")
+    for _ in range(2):
+        results_page.main(tmp_path / "results", page)
+        text = page.read_text()
+        assert text.startswith(f"before\n{results_page.BEGIN}\n## Solvers\n")
+        assert text.endswith(f"{results_page.END}\nafter\n")
+        assert "old" not in text
+        assert "| tiny | fluid | best_fit | 1 of 1 |" in text
+    page.write_text("no marks")
+    with pytest.raises(BadInputError, match="are missing"):
+        results_page.main(tmp_path / "results", page)

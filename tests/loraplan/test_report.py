@@ -141,11 +141,11 @@ def test_a_browser_shows_the_pages_without_a_complaint(bench_page: Path, plan_pa
 def test_filters_work(bench_page: Path) -> None:
     browser()
     script = """
+(async () => {
 const wait = () => new Promise((done) => setTimeout(done, 500));
 const told = (name, value) => document.body.setAttribute("data-" + name, value);
 const boxes = (name) => [...document.querySelectorAll(`input[data-filter=${name}]`)];
 const rows = (id) => document.querySelector(`#${id} tbody`).rows.length;
-(async () => {
   await wait();
   boxes("solvers").find((box) => box.value === "best_fit").click();
   await wait(); told("one", rows("overview"));
