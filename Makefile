@@ -2,12 +2,13 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: help install demo test slow check wheel clean
+.PHONY: help install demo test slow check bench wheel clean
 
 help:
 	@echo "make install  set up .venv with the loraplan command"
-	@echo "make demo     plan the shipped example, validate it in the twin, write out/plan.json"
+	@echo "make demo     plan the shipped example, validate it in the twin, write out/plan.json and out/report.html"
 	@echo "make test     set up, then the tests (make slow: the long ones)"
+	@echo "make bench    solvers on small suites, against the results on file"
 	@echo "make check    lint, format, types, layers"
 	@echo "make wheel    build the wheel and test it in a venv of its own"
 
@@ -28,6 +29,10 @@ demo: .venv/installed
 	$(BIN)/loraplan compare examples/chat.yaml --solvers greedy,best_fit
 	$(BIN)/loraplan solve examples/chat.yaml --output out/plan.json
 	$(BIN)/loraplan validate out/plan.json
+	$(BIN)/loraplan report out/plan.json --output out/report.html
+
+bench: .venv/installed
+	$(BIN)/loraplan bench tiny 'paper-synthetic/128-*' --solvers greedy,best_fit --time-limit 30 --check benchmarks/results/latest.csv
 
 test: .venv/developing
 	$(BIN)/python -m pytest -q

@@ -9,8 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks.suites import suite_entries
 from loraplan.cli import doctor as checks
 from loraplan.cli import options, show, terminal
+from loraplan.cli.bench import bench
 from loraplan.cli.calibrate import calibrate
 from loraplan.cli.capacity import capacity
 from loraplan.cli.check import check
@@ -36,6 +38,7 @@ from loraplan.cli.options import (
 )
 from loraplan.cli.pareto import pareto
 from loraplan.cli.replan import replan
+from loraplan.cli.report import report
 from loraplan.cli.simulate import simulate
 from loraplan.cli.train import train
 from loraplan.config import Config, build, load_config
@@ -68,6 +71,7 @@ class Listed(StrEnum):
     objectives = "objectives"
     oracles = "oracles"
     profiles = "profiles"
+    suites = "suites"
 
 
 class Schema(StrEnum):
@@ -184,6 +188,16 @@ app.command(
 
 app.command(
     epilog=examples(
+        "bench tiny paper-synthetic --time-limit 30 -o results",
+        "bench 'paper-synthetic/128-*' --solvers greedy,best_fit --check benchmarks/results/latest.csv",
+        "bench popularity --executor ray --ray-address 10.0.0.1:6379",
+    )
+)(bench)
+app.command(epilog=examples("report bench-results -o report.html", "report plan.json -o plan.html --seeds 10"))(report)
+
+
+app.command(
+    epilog=examples(
         "replan plan.json --workload tomorrow.yaml --max-moves 20 -o new.json",
         "replan plan.json --workload tomorrow.yaml --max-moves 20 --steps steps.json --objective latency",
     )
@@ -198,14 +212,17 @@ def list_names(
     kind: Annotated[Listed, typer.Argument(help="What to list.")],
     as_json: JSONOption = False,
 ) -> None:
-    """List what a config can name, those added by installed plugins among them."""
+    """List what a config can name, those added by installed plugins among them; and the suites of `bench`."""
     registries: dict[Listed, Registry[Any]] = {
         Listed.solvers: SOLVERS,
         Listed.objectives: OBJECTIVES,
         Listed.oracles: ORACLES,
         Listed.profiles: PROFILES,
     }
-    entries = [registries[kind].entry(name) for name in registries[kind].names()]
+    if kind is Listed.suites:
+        entries = suite_entries()
+    else:
+        entries = [registries[kind].entry(name) for name in registries[kind].names()]
     if as_json:
         terminal.print_json(entries)
     else:
