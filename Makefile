@@ -2,13 +2,14 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: help install demo test slow check bench wheel clean
+.PHONY: help install demo test slow vllm real check bench wheel clean
 
 help:
 	@echo "make install  set up .venv with the loraplan command"
 	@echo "make demo     plan the shipped example, validate it in the twin, write out/plan.json and out/report.html"
 	@echo "make test     set up, then the tests (make slow: the long ones)"
 	@echo "make bench    solvers on small suites, against the results on file"
+	@echo "make vllm     set up vLLM for CPUs in .venv-vllm; make real: the tests that need it"
 	@echo "make check    lint, format, types, layers"
 	@echo "make wheel    build the wheel and test it in a venv of its own"
 
@@ -40,6 +41,15 @@ test: .venv/developing
 slow: .venv/developing
 	$(BIN)/python -m pytest -q -m slow
 
+vllm: .venv-vllm/ready
+
+.venv-vllm/ready: .ci/setup-vllm
+	sh .ci/setup-vllm $(PYTHON) .venv-vllm
+	@touch $@
+
+real: .venv/developing .venv-vllm/ready
+	$(BIN)/python -m pytest -q -m vllm
+
 check: .venv/developing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -50,5 +60,5 @@ wheel: .venv/developing
 	sh .ci/test-wheel $(BIN)/python
 
 clean:
-	rm -rf .venv out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-vllm out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

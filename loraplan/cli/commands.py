@@ -20,6 +20,7 @@ from loraplan.cli.compare import compare
 from loraplan.cli.dataset import dataset
 from loraplan.cli.evaluate import evaluate_model
 from loraplan.cli.explain import explain_file
+from loraplan.cli.export import export_plan
 from loraplan.cli.fidelity import fidelity
 from loraplan.cli.group import ErrorsInOneLine, examples
 from loraplan.cli.options import (
@@ -258,6 +259,14 @@ app.command(epilog=examples("calibrate --from-runs measured/ -o my-gpu.yaml --na
 app.command(
     epilog=examples("fidelity --runs runs.csv", "fidelity --runs runs.csv --profile my-model=my-gpu.yaml -o errors.csv")
 )(fidelity)
+app.command(
+    name="export",
+    epilog=examples(
+        "export plan.json --format vllm -o deploy --adapter-path '/srv/lora/{name}'",
+        "export plan.json --format kubernetes | kubectl apply -f -",
+        "export plan.json --format litellm --urls http://10.0.0.1:8000,http://10.0.0.2:8000 > litellm.yaml",
+    ),
+)(export_plan)
 app.command(
     epilog=examples(
         "dataset design.yaml -o data",

@@ -1,0 +1,1 @@
+"""Real vLLM servers: started, measured, calibrated on, replayed against."""
