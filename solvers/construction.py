@@ -43,14 +43,16 @@ class SlotChoices:
 class Stock:
     """The GPUs not yet in use."""
 
-    def __init__(self, problem: Problem) -> None:
-        """All that ``problem`` offers."""
+    def __init__(self, problem: Problem, first: int = 0) -> None:
+        """All that ``problem`` offers; GPU type ``first`` is used before the others."""
         self._spare = [gpu_type.count for gpu_type in problem.fleet.types]
-        self._left = problem.gpus
+        self._left, self._first = problem.gpus, first
 
     def types(self) -> list[int]:
-        """The types of which another GPU may be used, in the fleet's order."""
-        return [t for t, count in enumerate(self._spare) if count > 0] if self._left > 0 else []
+        """The types of which another GPU may be used, in the fleet's order but for the first."""
+        if self._left <= 0:
+            return []
+        return sorted((t for t, count in enumerate(self._spare) if count > 0), key=lambda t: (t != self._first, t))
 
     def take(self, gpu_type: int) -> None:
         """Use one."""

@@ -11,8 +11,8 @@ import numpy as np
 from loraplan.errors import BadInputError
 from loraplan.problem import Fleet, GPULoad, Problem
 from solvers.base import Search, SearchStoppedError, Solution, Solver
-from solvers.best_fit import BestFit, BestFitParams
-from solvers.construction import SlotChoices
+from solvers.best_fit import BestFit, BestFitParams, OpenGPU, decreasing, fill
+from solvers.construction import SlotChoices, Stock, kinds_of_units
 from solvers.neighbourhood import CLOSE, Move, Neighbours, Placement
 
 BATCH, BATCHES = 32, 8
@@ -92,12 +92,24 @@ def _begin(search: Search) -> list[GPULoad] | Solution:
         return given
     first = BestFit(BestFitParams()).solve(search)
     if first.status == "feasible":
-        return list(first.loads)
+        return _cheapest(search, list(first.loads))
     if first.status == "infeasible":
         return first
     more = replace(search, problem=_plentiful(search.problem), on_progress=None)
     generous = BestFit(BestFitParams()).solve(more)
     return list(generous.loads) if generous.status == "feasible" else first
+
+
+def _cheapest(search: Search, known: list[GPULoad]) -> list[GPULoad]:
+    """The cheapest of best-fit's placements, one for each GPU type that is used before the others."""
+    problem = search.problem
+    kinds = dict(zip(problem.units, kinds_of_units(problem), strict=True))
+    found = [known]
+    for first in range(1, len(problem.fleet.types)):
+        used: list[OpenGPU] = []
+        if not fill(search, decreasing(problem), kinds, used, SlotChoices(problem), Stock(problem, first)):
+            found.append([gpu.load for gpu in used])
+    return min(found, key=lambda loads: float(search.costs(loads, search.oracle.predict(loads)).sum()))
 
 
 def _plentiful(problem: Problem) -> Problem:

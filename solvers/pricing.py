@@ -77,7 +77,7 @@ class Pricing:
 
     def rows_of(self, place: int) -> Floats:
         """Rows of the bin type at this place, with what constraints add to them."""
-        return self._rows[place]
+        return np.asarray(self._rows[place])
 
     def replace(self, place: int, finer: list[BinType]) -> None:
         """Put finer bin types in the place of one; none if no load satisfies it."""
