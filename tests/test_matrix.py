@@ -59,6 +59,8 @@ def check(problem: Problem, run: Run) -> None:
         assert plan.reason
         return
     value = plan.objective.value
+    if any(adapter.share < 1 for gpu in plan.gpus for adapter in gpu.adapters):
+        return  # brute force keeps adapters whole: divided ones may be cheaper
     assert least is not None
     assert value is not None
     assert value >= least * (1 - EXACT) - 1e-9
