@@ -117,6 +117,7 @@ def with_twin(problem: Problem, parts: Split, run: Run, verifier: Verifier, star
     cuts, factor, number = Cuts(parts.problem), 1.0, 0
     bound: float | None = None
     certificate: dict[str, Any] | None = None
+    known: tuple[Split, Search, Solution] | None = None
     while True:
         number += 1
         asked = parts.problem if factor == 1.0 else parts.problem.scaled(factor)
@@ -128,6 +129,10 @@ def with_twin(problem: Problem, parts: Split, run: Run, verifier: Verifier, star
             made = replace(made, problem=made.problem.scaled(1.0 / factor))
             search = run.prepare(made.problem)
         complete = solution.status in ("optimal", "feasible")
+        if not complete and known is not None and run.timed_out:  # better a plan that is not confirmed than none
+            made, search, solution = known
+            complete = True
+        known = (made, search, solution) if complete else known
         served = verifier.served(made, problem, solution.loads) if complete else []
         starving = [n for n, part in enumerate(served) if part < problem.constraints.served_fraction]
         if not starving or run.timed_out or number == ROUNDS:

@@ -30,7 +30,7 @@ class CPSATParams:
         workers: threads of CP-SAT.
     """
 
-    enumerate: int = 100_000
+    enumerate: int = 20_000
     workers: int = 1
 
     def __post_init__(self) -> None:

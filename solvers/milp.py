@@ -23,7 +23,7 @@ class MILPParams:
         enumerate: up to so many loads all are listed and chosen among, which is exact for any oracle and objective.
     """
 
-    enumerate: int = 100_000
+    enumerate: int = 20_000
 
     def __post_init__(self) -> None:
         """Check the number."""

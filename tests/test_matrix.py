@@ -87,39 +87,14 @@ def test_every_combination_with_the_twin(objective: str, solver: str) -> None:
     check(small_problem(adapters, counts=(2, 1)), run_of(solver, objective, "twin"))
 
 
-LIMITS: dict[str, dict[str, Any]] = {
-    "pins": {"pins": {"a0": ("type1",), "a1": ("type0",)}},
-    "separate": {"separate": (("a0", "a1", "a2"),)},
-    "together": {"together": (("a0", "a4"), ("a4", "a2"))},
-    "together_and_separate": {"together": (("a0", "a4"),), "separate": (("a0", "a1"), ("a4", "a3"))},
-    "max_adapters": {"max_adapters": 2},
-    "max_gpus": {"max_gpus": 2},
-    "itl_ms": {"itl_ms": 20.0},
-    "ttft_p95_s": {"ttft_p95_s": 0.25},
-    "replicas": {"replicas": {"a0": 2}},
-}
-
-
-@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("limits", [{"ttft_p95_s": 0.25}, {"replicas": {"a0": 2}}], ids=["ttft_p95_s", "replicas"])
 @pytest.mark.parametrize("solver", SOLVERS.names())
-def test_every_solver_keeps_every_constraint(solver: str, limit: str) -> None:
-    problem = tiny_problem(4, **LIMITS[limit])
-    plan = loraplan.solve(problem, solver, time_limit_s=20.0)
-    if limit not in ("together", "itl_ms"):
-        assert plan.complete, plan.reason
+def test_limits_that_the_contract_does_not_try(solver: str, limits: dict[str, Any]) -> None:
+    plan = loraplan.solve(tiny_problem(4, **limits), solver, time_limit_s=20.0)
+    assert plan.complete or SOLVERS.get(solver).baseline
     if not plan.complete:
         return
-    home = {a.name: (gpu.id, gpu.profile) for gpu in plan.gpus for a in gpu.adapters}
-    asked = problem.constraints
-    assert all(home[name][1] in profiles for name, profiles in asked.pins.items())
-    for group in asked.separate:
-        assert len({home[name][0] for name in group}) == len(group)
-    for group in asked.together:
-        assert len({home[name][0] for name in group}) == 1
-    assert all(len(gpu.adapters) <= (asked.max_adapters or 99) for gpu in plan.gpus)
-    assert len(plan.gpus) <= (asked.max_gpus or 99)
-    assert all((gpu.predicted.itl_ms or 0.0) <= (asked.itl_ms or np.inf) for gpu in plan.gpus)
-    assert all((gpu.predicted.ttft_p95_s or 0.0) <= (asked.ttft_p95_s or np.inf) for gpu in plan.gpus)
-    for name, count in asked.replicas.items():
-        shares = [a.share for gpu in plan.gpus for a in gpu.adapters if a.name == name]
-        assert shares == [pytest.approx(1 / count)] * count
+    assert all((gpu.predicted.ttft_p95_s or 0.0) <= limits.get("ttft_p95_s", np.inf) for gpu in plan.gpus)
+    shares = [a.share for gpu in plan.gpus for a in gpu.adapters if a.name == "a0"]
+    assert len(shares) >= limits.get("replicas", {}).get("a0", 1)
+    assert sum(shares) == pytest.approx(1.0)

@@ -30,7 +30,7 @@ def make_search(problem: Problem, objective: str, oracle: str, seconds: float | 
 
 def solve(search: Search, **settings: Any) -> Solution:
     solver = SOLVERS.get("column_generation")
-    return solver(solver.Params(**settings)).solve(search)
+    return solver(solver.Params(**{"enumerate": 0, **settings})).solve(search)
 
 
 def tiny_problem(seed: int, most: int = 7) -> Problem:
