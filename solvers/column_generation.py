@@ -39,15 +39,18 @@ class ColumnGenerationParams:
     Attributes:
         patience: rounds of pricing after which the search ends, whatever the gap.
         whole_s: seconds for each search of the best plan from the loads known.
+        local: patience of the local search that begins where costs differ from load to load.
     """
 
     patience: int = 400
     whole_s: float = 5.0
+    local: int = 24
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if self.patience < 1:
-            raise BadInputError(f"column_generation: patience must be at least 1 (got {self.patience})")
+        for name in ("patience", "local"):
+            if getattr(self, name) < 1:
+                raise BadInputError(f"column_generation: {name} must be at least 1 (got {getattr(self, name)})")
         if not self.whole_s > 0:
             raise BadInputError(f"column_generation: whole_s must be above 0 (got {self.whole_s})")
 
@@ -68,7 +71,7 @@ class ColumnGeneration(Solver):
         """Search until bound and value meet, or patience or time is at its end."""
         floor = search.objective.floor(search.problem)
         if floor is None or search.oracle.bin_types(np.zeros(len(search.problem.adapters), dtype=np.int64)) is None:
-            return LocalSearch(LocalSearchParams()).solve(search)
+            return LocalSearch(LocalSearchParams(self._params.local)).solve(search)
         return _Run(search, self._params).solve()
 
 
@@ -144,7 +147,7 @@ class _Run:
         search = self.search
         before, search.start = search.start, self.best
         try:
-            better = LocalSearch(LocalSearchParams()).solve(search)
+            better = LocalSearch(LocalSearchParams(self.params.local)).solve(search)
         finally:
             search.start = before
             search.publish(self.best)
