@@ -220,6 +220,8 @@ class _Run:
         if not self.floor.exact or prices.missing > 1e-6 or (paid <= 0).any():
             return paid + EQUAL * max(1e-6, abs(prices.value)) / max(self.search.problem.gpus, 1)
         step = self._step_below(min(prices.value, self.value))
+        if self.bound.rounded() > step + EQUAL * max(1.0, abs(step)):
+            return paid * (1.0 + EQUAL)  # that is proven: what is left is to find a better plan
         stock = np.array([gpu_type.count for gpu_type in self.search.problem.fleet.types])
         rents = float(prices.types @ stock) + prices.gpus * self.search.problem.gpus
         worth = float(prices.items @ self.items.counts)
