@@ -24,7 +24,7 @@ from solvers import SOLVERS
 
 def solve(
     problem: Problem,
-    solver: Spec = "greedy",
+    solver: Spec = "auto",
     objective: Spec = "gpu_count",
     oracle: Spec = "fluid",
     seed: int = 0,

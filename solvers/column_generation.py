@@ -42,16 +42,19 @@ class ColumnGenerationParams:
         patience: rounds of pricing after which the search ends, whatever the gap.
         whole_s: seconds for each search of the best plan from the loads known.
         enumerate: up to so many loads all are columns, and the choice among them is exact for any oracle and objective.
+        local: patience of the local search that begins where costs differ from load to load.
     """
 
     patience: int = 400
     whole_s: float = 5.0
     enumerate: int = 20_000
+    local: int = 24
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if self.patience < 1:
-            raise BadInputError(f"column_generation: patience must be at least 1 (got {self.patience})")
+        for name in ("patience", "local"):
+            if getattr(self, name) < 1:
+                raise BadInputError(f"column_generation: {name} must be at least 1 (got {getattr(self, name)})")
         if not self.whole_s > 0:
             raise BadInputError(f"column_generation: whole_s must be above 0 (got {self.whole_s})")
 
@@ -158,7 +161,7 @@ class Generation:
         search = self.search
         before, search.start = search.start, self.best
         try:
-            better = LocalSearch(LocalSearchParams()).solve(search)
+            better = LocalSearch(LocalSearchParams(self.params.local)).solve(search)
         finally:
             search.start = before
             search.publish(self.best, self.value)
@@ -231,6 +234,8 @@ class Generation:
         if not self.floor.exact or prices.missing > 1e-6 or (paid <= 0).any():
             return paid + EQUAL * max(1e-6, abs(prices.value)) / max(self.search.problem.gpus, 1)
         step = self._step_below(min(prices.value, self.value))
+        if self.bound.rounded() > step + EQUAL * max(1.0, abs(step)):
+            return paid * (1.0 + EQUAL)  # that is proven: what is left is to find a better plan
         stock = np.array([gpu_type.count for gpu_type in self.search.problem.fleet.types])
         rents = float(prices.types @ stock) + prices.gpus * self.search.problem.gpus
         worth = float(prices.items @ self.items.counts)

@@ -253,7 +253,7 @@ class Config(Part):
     """What makes a plan better."""
     constraints: ConstraintsSpec = ConstraintsSpec()
     """What every plan must keep."""
-    solver: PluginSpec = PluginSpec(name="greedy")
+    solver: PluginSpec = PluginSpec(name="auto")
     """What searches for the plan."""
     oracle: PluginSpec = PluginSpec(name="fluid")
     """What predicts how a loaded GPU behaves."""
