@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from solvers.base import Search, SearchStoppedError, Solution, Solver
 from solvers.best_fit import BestFit, BestFitParams
 from solvers.bounds import Bound, next_total
 from solvers.classes import Items, make_items
+from solvers.construction import with_room
 from solvers.enumeration import conclude_choice, enumerate_loads
 from solvers.integer import choose
 from solvers.local_search import LocalSearch, LocalSearchParams
@@ -291,6 +293,8 @@ class Generation:
             return Solution(
                 "unknown", self.search.incumbent, lower_bound, self.reason, certificate=self.bound.certificate()
             )
+        with suppress(SearchStoppedError):
+            self.best = with_room(self.search, self.best)
         self.search.publish(self.best, self.value)
         status = "optimal" if self._closed() else "feasible"
         return Solution(status, self.best, lower_bound, certificate=self.bound.certificate())  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from loraplan.problem import GPULoad
 from loraplan.workload import Floats, Ints
 from solvers.base import Search, SearchStoppedError, Solution, Status
 from solvers.column_generation import ColumnGenerationParams, Generation
+from solvers.construction import with_room
 from solvers.knapsack import relax
 from solvers.local_search import LocalSearch, LocalSearchParams
 from solvers.pricing import adapters_of, slots_to_try
@@ -121,6 +123,8 @@ class _Assignments:
                 why = f"{self.solver}: no assignment to the GPUs there are places every adapter ({first.reason})"
                 return Solution("infeasible" if self.search.hereditary else "unknown", first.loads, reason=why)
             return Solution("unknown", first.loads, lower, first.reason)
+        with suppress(SearchStoppedError):
+            self.best = with_room(self.search, self.best)
         self.search.publish(self.best, self.value)
         status: Status = "optimal" if self._closed() else "feasible"
         return Solution(status, self.best, lower, certificate=self.bound.certificate())

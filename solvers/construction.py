@@ -40,6 +40,33 @@ class SlotChoices:
         return max_rank <= max(profile.limits.lora_ranks) and profile.starts(slots, profile.server_rank(max_rank))
 
 
+ROOM = 1.1
+"""How much longer, relatively, steps may take for more slots to be had."""
+
+
+def with_room(search: Search, loads: Sequence[GPULoad]) -> tuple[GPULoad, ...]:
+    """The same GPUs at the same cost, with as many slots as make the ITL at most a tenth longer than it could be.
+
+    Many objectives do not tell numbers of slots apart. Few make for short steps and long waits for a slot, which
+    oracles tell less well, so that room is worth a little.
+    """
+    choices, found = SlotChoices(search.problem), []
+    for load in loads:
+        rank = int(search.problem.ranks[list(load.adapters)].max())
+        values = {load.slots, *choices.on(load.gpu_type, rank, len(load.adapters))}
+        options = [GPULoad(load.gpu_type, load.adapters, slots) for slots in sorted(values)]
+        kept, predicted = search.judge(options)
+        costs, itl_ms = search.costs(options, predicted), np.nan_to_num(predicted.itl_ms)
+        now = float(costs[options.index(load)])
+        fine = kept & (costs <= now + 1e-9 * abs(now))
+        if not fine.any():
+            found.append(load)
+            continue
+        quick = fine & (itl_ms <= ROOM * itl_ms[fine].min())
+        found.append(options[int(np.flatnonzero(quick)[-1])])
+    return tuple(found)
+
+
 class Stock:
     """The GPUs not yet in use."""
 

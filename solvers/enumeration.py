@@ -13,7 +13,7 @@ from loraplan.problem import GPULoad
 from loraplan.workload import Floats, Ints
 from solvers.base import Search, Solution, Status
 from solvers.best_fit import BestFit, BestFitParams
-from solvers.construction import Kind, kinds_of_units
+from solvers.construction import Kind, kinds_of_units, with_room
 
 FEW_ADAPTERS = 12
 """Up to so many adapters in all, GPUs are tried with more slots than adapters: not every oracle rules that out."""
@@ -126,7 +126,7 @@ def conclude_choice(search: Search, loads: Loads, chosen: Chosen, solver: str) -
         known = BestFit(BestFitParams()).solve(search)  # which says what fits nowhere, if anything
         why = known.reason or f"no choice among all {loads.costs.size} loads that keep the limits places every adapter"
         return Solution("infeasible", known.loads, reason=why)
-    found = loads.placed(chosen.times)
+    found = with_room(search, loads.placed(chosen.times))
     value = float(loads.costs @ np.asarray(chosen.times, dtype=np.float64))
     status: Status = "optimal" if chosen.bound >= value - EQUAL * max(1.0, abs(value)) else "feasible"
     search.publish(found, value)

@@ -110,7 +110,7 @@ def test_solve_prints_and_saves_a_plan_that_its_schema_describes(config: Path, t
     path = tmp_path / "plan.json"
     result = run("solve", config, "-o", path)
     assert result.exit_code == 0
-    assert "feasible: gpu_count = 1 GPUs; 24 adapters placed by greedy" in result.stdout
+    assert "optimal: gpu_count = 1 GPUs, lower bound 1, gap 0.0 %; 24 adapters placed by auto" in result.stdout
     assert result.stderr == f"plan written to {path}; next: loraplan validate {path}\n"
     schema = json.loads(run("schema", "plan").stdout)
     jsonschema.Draft202012Validator.check_schema(schema)
