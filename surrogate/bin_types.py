@@ -1,10 +1,10 @@
 """The surrogate's accepted loads as a union of knapsacks (`loraplan.bin_types`).
 
 A load is accepted if, at some pace and in some way to serve, all rows of its margin are at most what the risk allows:
-for every server (GPU type, slots, max rank), way and pace one bin type, and that is exact, but for adapters that
-a server takes on in part. A load on few slots is accepted if it is on more of them (up to `oracle.FEW_SLOTS`). There
-are too many to list: a coarse bin type stands for ranges of slots and paces, with the least weight of the ranges for every
-term. Who runs at a pace grows with the pace, so it is taken at the range's first.
+for every server (GPU type, slots, max rank), way and pace one bin type, and that is exact, but for adapters that a
+server takes on in part. A load on few slots is accepted if it is on more of them (up to `oracle.FEW_SLOTS`). There
+are too many to list: a coarse bin type stands for ranges of slots and paces, with the least weight of the ranges for
+every term. Who runs at a pace grows with the pace, so it is taken at the range's first.
 """
 
 from __future__ import annotations
