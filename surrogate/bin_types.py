@@ -1,10 +1,10 @@
 """The surrogate's accepted loads as a union of knapsacks (`loraplan.bin_types`).
 
 A load is accepted if, at some pace and in some way to serve, all rows of its margin are at most what the risk allows:
-for every server (GPU type, slots, max rank), way and pace one bin type, and that is exact (but for loads on fewer slots
-than `oracle.FEW_SLOTS`, of which more is asked, and for adapters that a server takes on in part). There are too many to
-list: a coarse bin type stands for ranges of slots and paces, with the least weight of the ranges for every term. Who
-runs at a pace grows with the pace, so it is taken at the range's first.
+for every server (GPU type, slots, max rank), way and pace one bin type, and that is exact, but for adapters that a
+server takes on in part. A load on few slots is accepted if it is on more of them (up to `oracle.FEW_SLOTS`). There
+are too many to list: a coarse bin type stands for ranges of slots and paces, with the least weight of the ranges for
+every term. Who runs at a pace grows with the pace, so it is taken at the range's first.
 """
 
 from __future__ import annotations
@@ -56,7 +56,14 @@ class SurrogateBinTypes(BinTypes):
     rows = ROWS
 
     def __init__(
-        self, problem: Problem, model: Model, cv: float, score: float | None, tables: NDArray[np.int64], group_of: Ints
+        self,
+        problem: Problem,
+        model: Model,
+        cv: float,
+        score: float | None,
+        tables: NDArray[np.int64],
+        group_of: Ints,
+        few_slots: int,
     ) -> None:
         """Embed the items.
 
@@ -67,6 +74,7 @@ class SurrogateBinTypes(BinTypes):
             score: the largest that is accepted; None if none is.
             tables: shape (types, adapters, EMBEDDING), embeddings in fixed point.
             group_of: shape (adapters,), each one's item.
+            few_slots: numbers of slots up to which loads of fewer adapters are judged by the best of them.
         """
         self._problem, self._model, self._cv, self._score = problem, model, cv, score
         groups = Groups(group_of)
@@ -76,7 +84,7 @@ class SurrogateBinTypes(BinTypes):
         ]
         self._busy = groups.least((problem.rates > 0).astype(np.float64)) > 0
         self._ranks = [groups.least(server_ranks(problem, t)) for t in range(len(problem.fleet.types))]
-        self._count = int((group_of >= 0).sum())
+        self._count = max(int((group_of >= 0).sum()), few_slots)
         self._known: dict[tuple[int, int], _Rows] = {}
 
     def roots(self) -> list[BinType]:

@@ -151,7 +151,7 @@ class SurrogateOracle(Oracle):
         """One for every server, way to serve and pace, in ranges as fine as they are asked for."""
         group_of = np.arange(len(self._problem.adapters)) if group_of is None else group_of
         score = self._largest_score(self._problem.constraints.served_fraction)
-        return SurrogateBinTypes(self._problem, self.model, self._cv, score, self._tables, group_of)
+        return SurrogateBinTypes(self._problem, self.model, self._cv, score, self._tables, group_of, FEW_SLOTS)
 
     def _largest_score(self, limit: float) -> float | None:
         """The score up to which loads reach the limit at the risk asked for; None if none do."""

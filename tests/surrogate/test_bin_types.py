@@ -38,8 +38,10 @@ def least_use(union: BinTypes, load: GPULoad, counts: np.ndarray, rank: int) -> 
     def use(one: BinType) -> float:
         return float((one.rows @ counts).max()) if not (one.rows[:, counts > 0] > 1.0).any() else np.inf
 
+    most = FEW_SLOTS if len(load.adapters) <= load.slots < FEW_SLOTS else load.slots
+
     def mine(one: BinType) -> bool:
-        return one.max_rank == rank and one.slots[0] <= load.slots <= one.slots[1]
+        return one.max_rank == rank and one.slots[0] <= most and load.slots <= one.slots[1]
 
     best, stack = np.inf, [one for one in union.roots() if mine(one)]
     while stack:
@@ -65,7 +67,7 @@ def test_accepted_loads_are_those_that_satisfy_a_bin_type(seed: int) -> None:
         accepted = not oracle.predict([load]).starved(0.9)[0]
         if accepted:
             assert use <= 1.0
-        elif load.slots >= FEW_SLOTS or load.slots < len(load.adapters):
+        else:
             assert use > 1.0 - 1e-4
 
 
@@ -75,3 +77,17 @@ def test_without_calibration_only_adapters_that_nobody_asks_for_are_taken() -> N
     for one in oracle.bin_types().roots():
         assert (one.rows[:, :2] == 0).all()
         assert (one.rows[:, 2] > 1).all()
+
+
+def test_few_slots_are_judged_by_more_of_them() -> None:
+    """Loads of fewer adapters than there are slots to judge them by: accepted ones satisfy a bin type all the same."""
+    adapters = [(16, 13.5), (16, 6.6), (16, 16.2), (32, 3.7), (32, 15.3)]
+    problem = small_problem(adapters)
+    oracle = SurrogateOracle(problem, SurrogateParams())
+    union = oracle.bin_types()
+    for mask in range(1, 2 ** len(adapters)):
+        members = tuple(i for i in range(len(adapters)) if mask >> i & 1)
+        load = GPULoad(0, members, len(members))
+        counts = np.array([float(i in members) for i in range(len(adapters))])
+        if not oracle.predict([load]).starved(0.9)[0]:
+            assert least_use(union, load, counts, problem.max_rank(0, members)) <= 1.0
