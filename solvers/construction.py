@@ -40,12 +40,12 @@ class SlotChoices:
         return max_rank <= max(profile.limits.lora_ranks) and profile.starts(slots, profile.server_rank(max_rank))
 
 
-ROOM = 1.1
+ROOM = 2.0
 """How much longer, relatively, steps may take for more slots to be had."""
 
 
 def with_room(search: Search, loads: Sequence[GPULoad]) -> tuple[GPULoad, ...]:
-    """The same GPUs at the same cost, with as many slots as make the ITL at most a tenth longer than it could be.
+    """The same GPUs at the same cost, with as many slots as make the ITL at most twice what it could be.
 
     Many objectives do not tell numbers of slots apart. Few make for short steps and long waits for a slot, which
     oracles tell less well, so that room is worth a little.
