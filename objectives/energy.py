@@ -12,7 +12,7 @@ from loraplan.errors import BadInputError
 from loraplan.oracle import Predictions
 from loraplan.problem import GPULoad, Problem
 from loraplan.workload import Floats
-from objectives.base import Objective
+from objectives.base import CostFloor, Objective
 
 
 @dataclass(frozen=True)
@@ -46,20 +46,31 @@ class Energy(Objective):
         Raises:
             BadInputError: a profile of the fleet says nothing of power.
         """
-        idle, more = [], []
-        for gpu_type in problem.fleet.types:
-            power = gpu_type.profile.power
-            if power is None:
-                raise BadInputError(
-                    f"objective 'energy': profile {gpu_type.profile.name} has no power; add power: {{idle: W, busy: W}}"
-                )
-            idle.append(power.idle)
-            more.append(power.busy - power.idle)
+        idle, more = _power(problem)
         types = [load.gpu_type for load in loads]
         answers = problem.rates * problem.mean_out
         tokens_s = np.array([answers[list(load.adapters)].sum() for load in loads]) * predicted.served_fraction
         running = tokens_s * 1e-3 * np.nan_to_num(predicted.itl_ms)
-        watts = np.array(idle)[types] + np.array(more)[types] * -np.expm1(-running)
-        if not self._per_tokens:
-            return np.asarray(watts)
-        return np.asarray(watts / 3.6 / max(float(problem.offered.sum()), 1e-300))
+        watts = idle[types] + more[types] * -np.expm1(-running)
+        return np.asarray(watts * self._per_watt(problem))
+
+    def floor(self, problem: Problem) -> CostFloor:
+        """Idle power."""
+        return CostFloor(_power(problem)[0] * self._per_watt(problem), np.zeros(len(problem.adapters)))
+
+    def _per_watt(self, problem: Problem) -> float:
+        return 1.0 / 3.6 / max(float(problem.offered.sum()), 1e-300) if self._per_tokens else 1.0
+
+
+def _power(problem: Problem) -> tuple[Floats, Floats]:
+    """Idle power of each GPU type, and what steps draw more, W, shape (types,) each."""
+    idle, more = [], []
+    for gpu_type in problem.fleet.types:
+        power = gpu_type.profile.power
+        if power is None:
+            raise BadInputError(
+                f"objective 'energy': profile {gpu_type.profile.name} has no power; add power: {{idle: W, busy: W}}"
+            )
+        idle.append(power.idle)
+        more.append(power.busy - power.idle)
+    return np.array(idle), np.array(more)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from loraplan.errors import BadInputError
+from loraplan.oracle import Predictions
 from loraplan.problem import Fleet, GPULoad, Problem
+from loraplan.workload import Floats
+from objectives import Objective
 from solvers.base import Search, SearchStoppedError, Solution, Solver
 from solvers.best_fit import BestFit, BestFitParams, OpenGPU, decreasing, fill
 from solvers.construction import SlotChoices, Stock, kinds_of_units
@@ -55,10 +59,10 @@ class LocalSearch(Solver):
         first = _begin(search)
         if isinstance(first, Solution):
             return first
-        at = Placement(search, first)
         neighbours = Neighbours(search.problem, np.random.default_rng(search.seed))
+        at = Placement(search, self._packed(search, first, neighbours))
         try:
-            self._improve(at, neighbours)
+            self._improve(at, neighbours, self._patience)
         except SearchStoppedError:
             if at.excess():
                 raise
@@ -67,10 +71,25 @@ class LocalSearch(Solver):
         search.publish(at.loads, at.cost)
         return Solution("feasible", tuple(at.loads))
 
-    def _improve(self, at: Placement, neighbours: Neighbours) -> None:
+    def _packed(self, search: Search, loads: list[GPULoad], neighbours: Neighbours) -> list[GPULoad]:
+        """The loads, or a placement of less fixed costs (what a GPU costs however little is on it) if that is cheaper.
+
+        Small changes of the other costs would keep GPUs from being emptied.
+        """
+        floor = search.objective.floor(search.problem)
+        if floor is None or floor.exact or not floor.of_type.any():
+            return loads
+        fixed = Placement(replace(search, objective=FixedCosts(floor.of_type), on_progress=None), loads)
+        with suppress(SearchStoppedError):
+            self._improve(fixed, neighbours, self._patience // 2)
+        before, after = Placement(search, loads), Placement(search, fixed.loads)
+        return fixed.loads if (after.excess(), after.cost) < (before.excess(), before.cost) else loads
+
+    @staticmethod
+    def _improve(at: Placement, neighbours: Neighbours, patience: int) -> None:
         """No move ever makes the placement dearer."""
         quiet, slack = 0, 0.0
-        while quiet < self._patience:
+        while quiet < patience:
             before = at.excess(), at.cost
             for row in range(len(at.loads)):
                 at.best([Move({row: load}) for load in neighbours.refits(at.loads[row])])
@@ -83,6 +102,21 @@ class LocalSearch(Solver):
                     at.search.publish(at.loads, at.cost)
             else:
                 quiet += BATCHES
+
+
+class FixedCosts(Objective):
+    """What a GPU costs because of its type."""
+
+    Params: ClassVar[type[Any]] = type(None)
+    unit = ""
+
+    def __init__(self, params: Floats) -> None:
+        """``params``: shape (types,)."""
+        self._of_type = params
+
+    def gpu_costs(self, problem: Problem, loads: Sequence[GPULoad], predicted: Predictions) -> Floats:
+        """Shape (loads,)."""
+        return np.asarray(self._of_type[[load.gpu_type for load in loads]], dtype=np.float64)
 
 
 def _begin(search: Search) -> list[GPULoad] | Solution:
