@@ -20,6 +20,9 @@ function answer(main, rows) {
   const bySuite = unique(each.map((e) => e.suite)).map((s) => [s, sum(each.filter((e) => e.suite === s).map((e) => e.used - e.best))]).sort((a, b) => b[1] - a[1]);
   const worst = [...each].sort((a, b) => b.used - b.best - (a.used - a.best))[0];
   const starved = tested.filter((r) => r.starved > 0).length;
+  const better = each.filter((e) => e.used > e.best + 1e-9).map((e) => rows.filter((r) => idOf(r) === e.id && isPlan(r) && r.value < e.used - 1e-9 && known(r.starved))).filter((list) => list.length);
+  const fragile = better.filter((list) => list.every((r) => r.starved > 0)).length;
+  if (fragile) part.append(el("p", { class: "bad" }, "Mind the oracle: on " + fragile + " of " + better.length + " of these instances every better plan starves a GPU in the digital twin. Plans that hold come from an oracle with a margin (--oracle surrogate) or with --verify twin."));
   const holds = each.map((e) => [mean(mine.filter((r) => idOf(r) === e.id && r.starved === 0).map((r) => r.value)), Math.min(...rows.filter((r) => idOf(r) === e.id && isPlan(r) && r.starved === 0).map((r) => r.value))]).filter((pair) => known(pair[0]));
   part.append(el("div", { class: "tiles" },
     tile(num(lost) + " " + unit, "certainly wasted by the same oracle: plans are known that need so much less", lost > 1e-9 ? "bad" : "good"),
