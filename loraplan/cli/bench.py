@@ -194,7 +194,7 @@ def _print_pairs(table: pd.DataFrame) -> None:
 def _print_failures(table: pd.DataFrame) -> None:
     failed = table[~table["status"].isin(("optimal", "feasible", "infeasible"))]
     for row in failed.head(MOST_FAILURES).itertuples():
-        terminal.note(f"{row.solver} on {row.suite}/{row.instance}: {row.status}: {row.reason}")
+        terminal.note(f"{row.solver} on {row.suite}/{row.instance}: {row.status}: {str(row.reason)[:160]}")
     if len(failed) > MOST_FAILURES:
         terminal.note(f"... and {len(failed) - MOST_FAILURES} more without a plan")
 
