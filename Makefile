@@ -33,7 +33,7 @@ demo: .venv/installed
 	$(BIN)/loraplan report out/plan.json --output out/report.html
 
 bench: .venv/installed
-	$(BIN)/loraplan bench tiny 'paper-synthetic/128-*' --solvers greedy,best_fit --time-limit 30 --check benchmarks/results/latest.csv
+	$(BIN)/loraplan bench tiny 'paper-synthetic/128-*' --solvers greedy,best_fit --time-limit 30 --twin-seeds 1 --check benchmarks/results/latest.csv
 
 test: .venv/developing
 	$(BIN)/python -m pytest -q

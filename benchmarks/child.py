@@ -1,6 +1,6 @@
-"""The process in which one cell is solved: ``python -m benchmarks.child FOLDER``; `benchmarks.guard` starts it.
+"""The process in which one cell is solved; `benchmarks.guard` starts it.
 
-In: FOLDER/task.json. Out: ``ready`` once everything is imported, then ``plan.json`` or ``failure.json``, and ``peak``.
+In: task.json in a folder. Out: ``ready`` once all is imported, then ``plan.json`` or ``failure.json``, and ``peak``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from loraplan.config import Config
+    from loraplan.registry import Spec
 
 WATCH_S = 0.5
 SPARE_GB = 6.0
@@ -27,11 +27,13 @@ PR_SET_PDEATHSIG = 1
 
 def main(folder: Path) -> None:
     """Solve the task; whatever goes wrong is written down."""
+    os.setsid()  # so that its own children can be killed with it
+    _die_with(os.getppid())
+    _silence(folder / "stderr")
     task = json.loads((folder / "task.json").read_text(encoding="utf-8"))
-    _die_with(task["parent"])
     resource.setrlimit(resource.RLIMIT_AS, (int((task["memory_gb"] + SPARE_GB) * 2**30),) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    from loraplan.api import solve_config
+    from loraplan.api import solve_config, spec
     from loraplan.config import parse_config
     from loraplan.errors import LoraplanError, PluginError
 
@@ -41,7 +43,7 @@ def main(folder: Path) -> None:
 
     try:
         config = parse_config(task["config"])
-        _warm_up(config)
+        warm_up(spec(config.oracle))
         _write(folder / "ready", "")
         plan = solve_config(config)
         _write(folder / "plan.json", plan.to_json())
@@ -56,17 +58,26 @@ def main(folder: Path) -> None:
     except BaseException as error:
         fail("crash", f"{type(error).__name__}: {error}")
     _write(folder / "peak", str(_peak_mb()))
+    os._exit(0)  # threads that a solver left behind must not keep the process
 
 
-def _warm_up(config: Config) -> None:
+def _silence(stderr: Path) -> None:
+    """Nothing is read, nothing printed, and complaints go to a file."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    complaints = os.open(stderr, os.O_WRONLY | os.O_CREAT, 0o600)
+    for number, target in ((0, nothing), (1, nothing), (2, complaints)):
+        os.dup2(target, number)
+
+
+def warm_up(oracle: Spec) -> None:
     """Have what is compiled loaded, by a small problem that no plugin of the task but its oracle sees."""
-    from loraplan.api import solve, spec
+    from loraplan.api import solve
     from loraplan.problem import ProblemBuilder
 
     builder = ProblemBuilder().gpus("h100-64gb/llama-3.1-8b", count=2)
     for i in range(2):
         builder.adapter(f"a{i}", rank=8, rate=0.1, tokens_in=100, tokens_out=100)
-    solve(builder.build(), solver="best_fit", oracle=spec(config.oracle))
+    solve(builder.build(), solver="best_fit", oracle=oracle)
 
 
 def _die_with(parent: int) -> None:
@@ -97,9 +108,3 @@ def _write(path: Path, text: str) -> None:
     part = path.with_suffix(".part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
-    # Threads that a solver left behind must not keep the process.
-    os._exit(0)

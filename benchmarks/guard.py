@@ -6,15 +6,19 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from multiprocessing import forkserver, get_context
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from benchmarks import child
 from benchmarks.cells import Limits
 
 START_S = 120.0
@@ -48,34 +52,44 @@ def run_guarded(config: dict[str, Any], limits: Limits) -> Outcome:
     """Solve ``config`` in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="loraplan-bench-") as name:
         folder = Path(name)
-        task = {"config": config, "memory_gb": limits.memory_gb, "parent": os.getpid()}
+        task = {"config": config, "memory_gb": limits.memory_gb}
         (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
-        with (folder / "stderr").open("wb") as stderr:
-            process = subprocess.Popen(  # noqa: S603 - this Python, on a module of ours
-                [sys.executable, "-m", "benchmarks.child", name],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-                env=os.environ | ONE_THREAD | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-                start_new_session=True,  # so that its own children can be killed with it
-            )
-            try:
-                return _watch(process, folder, limits)
-            finally:
-                _kill(process)
+        process = _server().Process(target=child.main, args=(folder,))
+        process.start()
+        try:
+            return _watch(process, folder, limits)
+        finally:
+            _kill(process)
 
 
-def _watch(process: subprocess.Popen[bytes], folder: Path, limits: Limits) -> Outcome:
+@cache
+def _server() -> ForkServerContext:
+    """Makes processes as copies of one that has imported everything, so that a cell costs no second of start."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.preload"])
+    path = {"PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}
+    before = dict(os.environ)
+    os.environ.update(ONE_THREAD | path)
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return context
+
+
+def _watch(process: BaseProcess, folder: Path, limits: Limits) -> Outcome:
     began = time.monotonic()
     ready: float | None = None
     peak = 0.0
     kind, reason = "", ""
-    while process.poll() is None and not kind:
+    pid = process.pid or 0
+    while process.is_alive() and not kind:
         time.sleep(LOOK_S)
         now = time.monotonic()
         if ready is None and (folder / "ready").exists():
             ready = now
-        used = sum(_resident_mb(pid) for pid in _family(process.pid))
+        used = sum(_resident_mb(pid) for pid in _family(pid))
         peak = max(peak, used)
         if used > limits.memory_gb * 1024:
             kind, reason = "memory", f"killed above {limits.memory_gb:g} GB of memory"
@@ -86,7 +100,7 @@ def _watch(process: subprocess.Popen[bytes], folder: Path, limits: Limits) -> Ou
             kind, reason = "timeout", f"killed after {told}"
     wall_s = time.monotonic() - (ready or began)
     if not kind:
-        kind, reason = _told(process.returncode, folder)
+        kind, reason = _told(process.exitcode or 0, folder)
     told_peak = folder / "peak"
     peak = max(peak, float(told_peak.read_text())) if told_peak.exists() else peak
     plan = (folder / "plan.json").read_text(encoding="utf-8") if kind == "plan" else ""
@@ -100,7 +114,8 @@ def _told(code: int, folder: Path) -> tuple[str, str]:
     if (folder / "failure.json").exists():
         failure = json.loads((folder / "failure.json").read_text(encoding="utf-8"))
         return failure["kind"], failure["reason"]
-    last = (folder / "stderr").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+    stderr = folder / "stderr"
+    last = stderr.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:] if stderr.exists() else []
     how = f"ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     return "crash", ": ".join([how, *(line[:200] for line in last)])
 
@@ -123,8 +138,10 @@ def _resident_mb(pid: int) -> float:
         return 0.0
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """The process and all in its session that are still there."""
+def _kill(process: BaseProcess) -> None:
+    """The process, and all in its session that are still there."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+        os.killpg(process.pid or 0, signal.SIGKILL)
+    process.kill()
+    process.join()
+    process.close()

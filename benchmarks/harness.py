@@ -101,7 +101,7 @@ def bench(
                     row = result.row
                     words = f"{row['solver']} on {row['suite']}/{row['instance']}: {row['status']}"
                     tell(len(done) + number, len(cells), words)
-            table = make_table(read_rows(folder, manifest), read_best_known(best_known))
+            table = table_of(folder, manifest, best_known)
             write_tables(table, folder)
             write_bytes(folder / "pairs.csv", pair_table(table).to_csv(index=False).encode())
             return table
@@ -172,6 +172,11 @@ def read_manifest(folder: Path) -> Manifest:
         raise BadInputError(f"results {folder}: there is no {MANIFEST}; was it written by `loraplan bench`?") from None
     except ValidationError as error:
         raise BadInputError(f"results {folder}: {MANIFEST}: {first_problem(error)}") from None
+
+
+def table_of(folder: Path, manifest: Manifest, best_known: Path = PATH) -> pd.DataFrame:
+    """The table of all cells of ``folder`` that are done, finished or not as a whole."""
+    return make_table(read_rows(folder, manifest), read_best_known(best_known))
 
 
 def _make_folder(folder: Path) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.harness import read_manifest
+from benchmarks.harness import read_manifest, table_of
 from benchmarks.paired import pairs
-from benchmarks.results import read_table, summary
+from benchmarks.results import summary
 from loraplan.errors import BadInputError
 from loraplan.files import write_text
 
@@ -27,8 +27,8 @@ compares greedy with heuristics; no optimum was known there, so no published fig
 
 def section(folder: Path) -> str:
     """The section, as Markdown."""
-    table = read_table(folder / "results.parquet")
     manifest = read_manifest(folder)
+    table = table_of(folder, manifest)
     limits = manifest.limits
     seeds = " ".join(sorted({seed for text in table["twin_seeds"] for seed in text.split()}))
     suites = " ".join(dict.fromkeys(table["suite"]))

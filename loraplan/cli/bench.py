@@ -27,53 +27,66 @@ MOST_FAILURES = 10
 """Of which each has a line below the table."""
 
 
+SuitesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SUITE...", help="See `loraplan list suites`; a part: `tiny/9-*`; a file of your own: `mine.yaml`."
+    ),
+]
+SolversOption = Annotated[
+    str | None, typer.Option("--solvers", metavar="A,B", help="Those that are compared, the first with all others.")
+]
+ObjectivesOption = Annotated[
+    str | None, typer.Option("--objectives", metavar="A,B", help="Instead of the suites' own.")
+]
+OraclesOption = Annotated[str, typer.Option("--oracle", metavar="A,B", help="Who judges the plans.")]
+RepeatsOption = Annotated[int, typer.Option("--seeds", min=1, help="How many seeds of every solver.")]
+SecondsOption = Annotated[float, typer.Option("--time-limit", min=0, metavar="S", help="Seconds of every cell.")]
+MemoryOption = Annotated[
+    float, typer.Option("--memory-limit", min=0.1, metavar="GB", help="Memory of every cell, above which it ends.")
+]
+TwinSeedsOption = Annotated[
+    int, typer.Option("--twin-seeds", min=0, help="Fresh seeds on which every plan is replayed in the twin.")
+]
+ExecutorOption = Annotated[ExecutorName, typer.Option("--executor", help="Work on this machine, or on a Ray cluster.")]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, metavar="N", help="Cells at a time; all cores if not given.")
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address", metavar="A", help="Of the cluster's head; else RAY_ADDRESS, else Ray on this machine."
+    ),
+]
+FolderOption = Annotated[
+    Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder of the results; else bench-results.")
+]
+CheckOption = Annotated[
+    Path | None,
+    typer.Option("--check", metavar="RESULTS.csv", help="Exit with 1 if quality or time is worse than there."),
+]
+UpdateOption = Annotated[
+    bool, typer.Option("--update-best-known", help="Put what is proven or better into the file of what is known.")
+]
+KnownOption = Annotated[Path, typer.Option("--best-known", metavar="FILE", help="That file.", show_default=False)]
+
+
 def bench(
-    suites: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SUITE...", help="See `loraplan list suites`; a part: `tiny/9-*`; a file of your own: `mine.yaml`."
-        ),
-    ],
-    solvers: Annotated[
-        str | None, typer.Option("--solvers", metavar="A,B", help="Those that are compared, the first with all others.")
-    ] = None,
-    objectives: Annotated[
-        str | None, typer.Option("--objectives", metavar="A,B", help="Instead of the suites' own.")
-    ] = None,
-    oracle: Annotated[str, typer.Option("--oracle", metavar="A,B", help="Who judges the plans.")] = "fluid",
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds of every solver.")] = 1,
-    time_limit: Annotated[float, typer.Option("--time-limit", min=0, metavar="S", help="Seconds of every cell.")] = 60,
-    memory_limit: Annotated[
-        float, typer.Option("--memory-limit", min=0.1, metavar="GB", help="Memory of every cell, above which it ends.")
-    ] = 4,
-    twin_seeds: Annotated[
-        int, typer.Option("--twin-seeds", min=0, help="Fresh seeds on which every plan is replayed in the twin.")
-    ] = 3,
-    executor: Annotated[
-        ExecutorName, typer.Option("--executor", help="Work on this machine, or on a Ray cluster.")
-    ] = ExecutorName.local,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, metavar="N", help="Cells at a time; all cores if not given.")
-    ] = None,
-    ray_address: Annotated[
-        str | None,
-        typer.Option(
-            "--ray-address", metavar="A", help="Of the cluster's head; else RAY_ADDRESS, else Ray on this machine."
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder of the results; else bench-results.")
-    ] = None,
-    against: Annotated[
-        Path | None,
-        typer.Option("--check", metavar="RESULTS.csv", help="Exit with 1 if quality or time is worse than there."),
-    ] = None,
-    update: Annotated[
-        bool, typer.Option("--update-best-known", help="Put what is proven or better into the file of what is known.")
-    ] = False,
-    best_known: Annotated[
-        Path, typer.Option("--best-known", metavar="FILE", help="That file.", show_default=False)
-    ] = PATH,
+    suites: SuitesArgument,
+    solvers: SolversOption = None,
+    objectives: ObjectivesOption = None,
+    oracle: OraclesOption = "fluid",
+    seeds: RepeatsOption = 1,
+    time_limit: SecondsOption = 60,
+    memory_limit: MemoryOption = 4,
+    twin_seeds: TwinSeedsOption = 3,
+    executor: ExecutorOption = ExecutorName.local,
+    workers: WorkersOption = None,
+    ray_address: AddressOption = None,
+    output: FolderOption = None,
+    against: CheckOption = None,
+    update: UpdateOption = False,
+    best_known: KnownOption = PATH,
     as_json: JSONOption = False,
 ) -> None:
     """Solve the workloads of suites with several solvers, and compare plans, proofs and times.
@@ -181,7 +194,7 @@ def _print_pairs(table: pd.DataFrame) -> None:
 def _print_failures(table: pd.DataFrame) -> None:
     failed = table[~table["status"].isin(("optimal", "feasible", "infeasible"))]
     for row in failed.head(MOST_FAILURES).itertuples():
-        terminal.note(f"{row.solver} on {row.suite}/{row.instance}: {row.status}: {row.reason}")
+        terminal.note(f"{row.solver} on {row.suite}/{row.instance}: {row.status}: {str(row.reason)[:160]}")
     if len(failed) > MOST_FAILURES:
         terminal.note(f"... and {len(failed) - MOST_FAILURES} more without a plan")
 

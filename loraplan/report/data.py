@@ -13,9 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.harness import plan_file, read_manifest, read_result
+from benchmarks.harness import plan_file, read_manifest, read_result, table_of
 from benchmarks.paired import pairs
-from benchmarks.results import read_table
 from loraplan.errors import BadInputError
 from loraplan.plan import Plan, PlannedAdapter, PlannedGPU
 from loraplan.report.answer import answer
@@ -43,7 +42,7 @@ def bench_data(folder: Path, title: str | None = None) -> Data:
         BadInputError: it holds no results, or none is finished.
     """
     manifest = read_manifest(folder)
-    table = read_table(folder / "results.parquet")
+    table = table_of(folder, manifest)
     if table.empty:
         raise BadInputError(f"results {folder}: no cell is done yet; run `loraplan bench` again to finish them")
     rows: list[Data] = [dict(row) for row in table.loc[:, list(KEPT)].to_dict("records")]  # type: ignore[arg-type]

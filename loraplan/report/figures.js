@@ -37,6 +37,7 @@ function waste(parent, rows) {
     { type: "bar", orientation: "h", y: ids.map((o) => esc(o[0])), x: ids.map((o) => o[1] - o[2]), name: "wasted: a better plan is known", marker: { color: css("--r2") }, hovertemplate: "%{y}: %{x:.4g}<extra></extra>" },
     { type: "bar", orientation: "h", y: ids.map((o) => esc(o[0])), x: open, name: "perhaps more: not yet proven", marker: { color: css("--faint"), opacity: 0.5 }, hovertemplate: "%{y}: up to %{x:.4g} more<extra></extra>" },
   ];
+  if (!open.some((x) => x > 1e-9)) traces.pop();
   figure(parent, "waste-figure", "What " + chosen.asked + " wastes, by instance", traces,
     { barmode: "stack", height: 110 + 24 * ids.length, xaxis: { title: { text: esc(unitNow()) + " above the best known plan" } }, yaxis: { tickfont: { size: 12 } }, legend: { orientation: "h", y: 1.02, yanchor: "bottom" } });
 }

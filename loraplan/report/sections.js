@@ -20,6 +20,9 @@ function answer(main, rows) {
   const bySuite = unique(each.map((e) => e.suite)).map((s) => [s, sum(each.filter((e) => e.suite === s).map((e) => e.used - e.best))]).sort((a, b) => b[1] - a[1]);
   const worst = [...each].sort((a, b) => b.used - b.best - (a.used - a.best))[0];
   const starved = tested.filter((r) => r.starved > 0).length;
+  const better = each.filter((e) => e.used > e.best + 1e-9).map((e) => rows.filter((r) => idOf(r) === e.id && isPlan(r) && r.value < e.used - 1e-9 && known(r.starved))).filter((list) => list.length);
+  const fragile = better.filter((list) => list.every((r) => r.starved > 0)).length;
+  if (fragile) part.append(el("p", { class: "bad" }, "Mind the oracle: on " + fragile + " of " + better.length + " of these instances every better plan starves a GPU in the digital twin. Plans that hold come from an oracle with a margin (--oracle surrogate) or with --verify twin."));
   const holds = each.map((e) => [mean(mine.filter((r) => idOf(r) === e.id && r.starved === 0).map((r) => r.value)), Math.min(...rows.filter((r) => idOf(r) === e.id && isPlan(r) && r.starved === 0).map((r) => r.value))]).filter((pair) => known(pair[0]));
   part.append(el("div", { class: "tiles" },
     tile(num(lost) + " " + unit, "certainly wasted by the same oracle: plans are known that need so much less", lost > 1e-9 ? "bad" : "good"),
@@ -75,12 +78,15 @@ function placements(main, key, gpus) {
   const width = (p) => (chosen.length === "rate" ? p[3] : p[2]), total = (g) => sum(g.parts.map(width)), top = Math.max(1e-12, ...gpus.map(total));
   main.append(el("div", { class: "keys" }, el("span", {}, "rank: "), ranks.map((r) => el("span", { class: "keys" }, el("span", { class: "swatch", style: "background:" + tone(r) }), String(r))),
     el("span", {}, "requests/s of an adapter: "), DATA.classes.map((name, c) => el("span", { class: "keys" }, el("span", { class: "swatch", style: "background:var(--r0);opacity:" + shade(c) }), name))));
+  const box = el("div", { class: "map", tabindex: "0", role: "region", "aria-label": "Placement map" });
+  const kinds = unique(gpus.map((g) => g.profile)).length;
+  main.append(box);
   for (const gpu of gpus) {
     const parts = gpu.parts.map((p) => el("span", { style: "width:" + (100 * width(p)) / top + "%;background:" + tone(p[0]) + ";opacity:" + shade(p[1]), title: p[2] + " adapters of rank " + p[0] + ", " + DATA.classes[p[1]] + " requests/s each; " + num(p[3]) + " requests/s" }));
     const words = gpu.parts.map((p) => p[2] + " of rank " + p[0] + " at " + DATA.classes[p[1]]).join(", ");
     const seen = gpu.twin;
-    main.append(el("div", { class: "gpu" }, el("div", { class: "id" }, gpu.id), el("div", { class: "bar", role: "img", "aria-label": gpu.id + ": " + words }, parts),
-      el("div", { class: "says" }, num(gpu.adapters) + " adapters, " + gpu.slots + " slots, " + num(gpu.rate) + " requests/s, " + gpu.profile + "; said: serves " + percent(gpu.said.served) + ", ITL " + num(gpu.said.itl_ms, 1) + " ms",
+    box.append(el("div", { class: "gpu" }, el("div", { class: "id" }, gpu.id), el("div", { class: "bar", role: "img", "aria-label": gpu.id + ": " + words }, parts),
+      el("div", { class: "says" }, num(gpu.adapters) + " adapters, " + gpu.slots + " slots, " + num(gpu.rate) + " requests/s" + (kinds > 1 ? ", " + gpu.profile : "") + "; said: serves " + percent(gpu.said.served) + ", ITL " + num(gpu.said.itl_ms, 1) + " ms",
         seen ? ["; twin: ", el("b", { class: seen.starved ? "bad" : "good" }, (seen.starved ? "starves, " : "") + "serves " + percent(seen.served)), ", ITL " + num(seen.itl_ms, 1) + " ms, KV " + percent(seen.kv_utilisation, 0) + ", binding: " + seen.binding + ", " + seen.trend] : "")));
   }
 }

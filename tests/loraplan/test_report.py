@@ -162,6 +162,7 @@ const rows = (id) => document.querySelector(`#${id} tbody`).rows.length;
     assert "tick a suite and a solver" in text
 
 
+@pytest.mark.slow
 def test_the_list_of_adapters_can_be_searched(plan_page: Path) -> None:
     browser()
     script = (
@@ -174,6 +175,7 @@ def test_the_list_of_adapters_can_be_searched(plan_page: Path) -> None:
     assert f'data-found="{sum(gpu == "gpu-0" for _, gpu, *_ in data["adapters"])}"' in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags", [(), ("--force-dark-mode", "--blink-settings=preferredColorScheme=0")], ids=["light", "dark"]
 )
@@ -203,6 +205,7 @@ told("low", texts.filter((n) => contrast(n) < 4.5).length);
 """.replace("\\\\", "\\")
 
 
+@pytest.mark.slow
 def test_it_fits_a_phone_and_the_keyboard(bench_page: Path, plan_page: Path) -> None:
     """Nothing is wider than the window but what scrolls by itself; every control has a name; contrast is enough."""
     browser()
