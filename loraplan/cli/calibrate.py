@@ -160,6 +160,7 @@ def _probe(place: Place, like: Profile, folder: Path, budget_s: float) -> LiveCa
         "server": place.url if isinstance(place, Running) else vars(place)["model"],
         "settings": [vars(setting) for setting in place.settings],
         "limits": like.limits.model_dump(mode="json"),
+        "arguments": list(place.launcher.arguments) if isinstance(place, Launching) else [],
     }
     notebook = Notebook(folder, subject)
     try:

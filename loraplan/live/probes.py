@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -15,11 +16,13 @@ from loraplan.live.measured import figures
 from loraplan.profiles import Limits
 from loraplan.workload import Adapter, Lengths, RateWorkload, Requests
 
-DECODE_TOKENS = 32
+DECODE_TOKENS = 48
 SHORT = 8
 """Tokens of a prompt that costs next to nothing."""
 PREFILL_REPEATS = 5
 LOAD_ROUNDS = 2
+SETTLE_S = 0.5
+"""Until what was broken off has left the server."""
 MOST_LOADS = 12
 """Adapters that are loaded one after the other."""
 OPEN_IN, OPEN_OUT = (16, 160), (12, 64)
@@ -112,13 +115,12 @@ class Prober:
         horizon = ask.seconds if ask.kind in ("open", "check") else float("inf")
         answers = await self._client.play(requests, lambda _, a: self._targets[a], horizon, ask.seed, into)
         _check(answers)
-        if ask.kind == "decode":
-            return {"ms": 1e3 * between_tokens(answers)}
-        seen = figures(answers, ask.seconds)
-        done = [answer for answer in answers if answer.finished]
-        tokens = sum(answer.tokens_out - 1 for answer in done)
-        ms = 1e3 * sum(answer.last_s - answer.first_s for answer in done) / tokens if tokens else 0.0
-        return {"ms": ms, "seen": {name: value for name, value in vars(seen).items() if np.isfinite(value)}}
+        note: dict[str, Any] = {"ms": 1e3 * between_tokens(answers)}
+        if ask.kind != "decode":
+            await asyncio.sleep(SETTLE_S)
+            seen = vars(figures(answers, ask.seconds))
+            note["seen"] = {name: value for name, value in seen.items() if np.isfinite(value)}
+        return note
 
     async def loads(self, adapters: Sequence[int]) -> list[float]:
         """Milliseconds by which the first token comes later when the adapter has to be loaded, one per load.
@@ -150,15 +152,10 @@ def _check(answers: Sequence[Answer]) -> None:
 
 
 def between_tokens(answers: Sequence[Answer]) -> float:
-    """Seconds between two tokens while all requests of a batch decode: not while they come, nor when some have ended.
+    """Seconds between two tokens, mean over all of the finished answers; 0 if there are none.
 
-    0 if there is no such time.
+    In how many chunks they came plays no part.
     """
-    start, end = max(answer.first_s for answer in answers), min(answer.last_s for answer in answers)
-    spans = []
-    for answer in answers:
-        times = answer.first_s + np.concatenate(([0.0], np.cumsum(answer.gaps_s)))
-        inside = times[(times >= start) & (times <= end)]
-        if inside.size > 1:
-            spans.append((inside[-1] - inside[0]) / (inside.size - 1))
-    return float(np.mean(spans)) if spans else 0.0
+    done = [answer for answer in answers if answer.finished]
+    tokens = sum(answer.tokens_out - 1 for answer in done)
+    return sum(answer.last_s - answer.first_s for answer in done) / tokens if tokens else 0.0

@@ -134,11 +134,12 @@ def test_figures_are_those_of_vllm_s_benchmark() -> None:
     assert math.isnan(figures([], 1.0).itl_ms)
 
 
-def test_a_batch_s_pace_is_taken_while_all_of_it_decode() -> None:
-    one = Answer(0, 0, 8, 5, 0.0, 0.0, 5, 0.0, 8.0, [1.0, 2.0, 2.0, 3.0], True)
+def test_the_time_between_tokens_does_not_depend_on_chunks() -> None:
+    one = Answer(0, 0, 8, 5, 0.0, 0.0, 5, 0.0, 8.0, [3.0, 5.0], True)
     two = Answer(1, 0, 8, 4, 0.0, 0.0, 4, 1.0, 7.0, [2.0, 2.0, 2.0], True)
-    assert between_tokens([one, two]) == 2.0
-    assert between_tokens([one, Answer(1, 0, 8, 1, 0.0, 0.0, 1, 1.0, 1.0, [], True)]) == 0.0
+    broken = Answer(2, 0, 8, 9, 0.0, 0.0, 2, 1.0, 100.0, [99.0])
+    assert between_tokens([one, two, broken]) == 2.0
+    assert between_tokens([broken]) == 0.0
 
 
 def test_metrics_are_read_from_prometheus_text() -> None:
