@@ -43,7 +43,7 @@ class Case:
         rng = np.random.default_rng([seed, self.adapters, self.slots])
         tokens_in = np.clip(rng.lognormal(np.log(60), 0.7, 512), *OPEN_IN)
         tokens_out = np.clip(rng.lognormal(np.log(28), 0.6, 512), *OPEN_OUT)
-        lengths = Lengths(tokens_in.round(), tokens_out.round())
+        lengths = Lengths(tokens_in.round().astype(np.int64), tokens_out.round().astype(np.int64))
         weights = np.where(np.arange(self.adapters) % 2, 3.0, 1.0)
         rates = self.rate * weights / weights.sum()
         adapters = tuple(Adapter(f"a{n}", MAX_RANK, float(rate), lengths) for n, rate in enumerate(rates))
@@ -72,7 +72,8 @@ async def measure(url: str, names: list[str], case: Case, requests: Requests, se
     """Warm the adapters up, then play the requests."""
     async with client() as session:
         one = np.ones(case.adapters, dtype=np.int64)
-        warm = Requests(0.05 * np.arange(case.adapters), np.arange(case.adapters), 8 * one, 2 * one)
+        places = np.arange(case.adapters)
+        warm = Requests(np.linspace(0.0, 1.0, case.adapters), places, 8 * one, 2 * one)
         await session.play(warm, lambda _, adapter: Target(url, names[adapter]))
         answers = await session.play(requests, lambda _, adapter: Target(url, names[adapter]), seconds)
         await asyncio.sleep(1.0)  # what was broken off leaves the server

@@ -292,6 +292,8 @@ def evaluate(notebook: Notebook, settings: Sequence[Setting], like: Profile, com
     kv = like.kv.model_copy(update={"block_tokens": facts.block_tokens})
     like = like.model_copy(update={"limits": limits, "kv": kv, "rules": facts.rules, "frontend": None})
     like = like.model_copy(update={"engine": f"vLLM {facts.version}", "base_model": facts.model})
+    if "cpu" in facts.version:
+        like = like.model_copy(update={"gpu": "CPU", "power": None})
     capacities = pd.DataFrame(
         [
             {"status": "ok", "adapter_slots": s.slots, "max_lora_rank": s.max_rank, "kv_tokens": seen["kv_tokens"]}

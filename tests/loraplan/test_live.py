@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 import loraplan
 from loraplan.cli.commands import app
 from loraplan.errors import BadInputError, ServerError
+from loraplan.live import keeper as keeper_program
 from loraplan.live.client import Answer, Target, client
 from loraplan.live.launch import LaunchedServer, free_ports
 from loraplan.live.measured import figures
@@ -303,7 +304,7 @@ def test_a_server_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: py
     script = "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(os.getpid(), flush=True)"
     script += "; time.sleep(60)"
     keeper = tmp_path / "keeper.py"
-    source = (ROOT / "loraplan/live/keeper.py").read_text()
+    source = Path(keeper_program.__file__).read_text()
     keeper.write_text(source.replace("PATIENCE_S = 10.0", "PATIENCE_S = 0.5"))
     monkeypatch.setattr("loraplan.live.keeper.__file__", str(keeper))
     with LaunchedServer([sys.executable, "-c", script], 1, tmp_path / "log", {}) as server:
