@@ -18,7 +18,7 @@ import pandas as pd
 from scipy import stats
 
 from loraplan.errors import BadInputError
-from loraplan.profiles import GRAPH_TOKENS, KVLaw, LoadTimes, Profile, StepLaw
+from loraplan.profiles import GRAPH_TOKENS, SMALL_TOKENS, KVLaw, LoadTimes, Profile, StepLaw
 from loraplan.workload import Requests
 from twin.batch import Simulation
 from twin.calibrate import (
@@ -42,6 +42,8 @@ TURNS = 6
 NO_TERM = ("per_small_adapter_rank", "per_registered", "per_waiting")
 """Terms that short probes at one max rank cannot tell from others: 0."""
 PASSES = 3
+IMPOSSIBLE = 0.3
+"""A time per token below this part of a single request's is none."""
 LEAST_MS = 1e-3
 HALF_A_TOKEN = 0.5
 """Capacities are whole blocks: what slots take, next to nothing, must not cost one."""
@@ -110,7 +112,7 @@ def fit_probes(
     Raises:
         BadInputError: too little was measured.
     """
-    probes = [probe for probe in probes if math.isfinite(probe.ms) and probe.ms > 0]
+    probes = _possible(probes)
     if sum(probe.kind == "decode" for probe in probes) < LEAST_PROBES:
         raise BadInputError(f"too little was measured: expected at least {LEAST_PROBES} probes of decoding")
     kv, kv_constants = _capacity(capacities, like)
@@ -136,6 +138,15 @@ def fit_probes(
         ),
         on_the_way_ms,
     )
+
+
+def _possible(probes: Sequence[Probe]) -> list[Probe]:
+    """The probes without those that took less than any step can: a client that was kept from reading saw no gaps."""
+    known = [probe for probe in probes if math.isfinite(probe.ms) and probe.ms > 0]
+    decodes = [probe for probe in known if probe.kind == "decode"]
+    smallest = min((len(probe.requests) for probe in decodes), default=0)
+    base = [probe.ms for probe in decodes if len(probe.requests) == smallest]
+    return [probe for probe in known if probe.ms > IMPOSSIBLE * float(np.median(base))] if base else known
 
 
 def _capacity(table: pd.DataFrame, like: Profile) -> tuple[KVLaw, list[Constant]]:
@@ -214,6 +225,9 @@ def _fit(probes: Sequence[Probe], start: Profile, given: dict[str, float]) -> tu
     prompts = [_Prompt.of(probe, guess) for probe in probes if probe.kind == "prefill"]
     without = given | {"per_prefill_token": 0.0}
     fit = regress(decodes, [], without)  # tells what a step takes but for its prompt tokens
+    if max(len(probe.requests) for probe in probes if probe.kind == "decode") <= SMALL_TOKENS:
+        # Large steps are those of single prompts alone: what an adapter costs there they cannot tell from their base.
+        given["per_adapter"] = fit.values["per_small_adapter"]
     on_the_way_ms = _on_the_way(prompts, fit)
     known = [prompt.equation(on_the_way_ms, fit) for prompt in prompts]
     fit = regress([*decodes, *known], [], given)

@@ -211,17 +211,20 @@ class Visit:
             self.notebook.write(f"{self.setting.slots} slots, server", vars(facts))
             prober = Prober(session, url, facts.adapters)
             for turn in range(1, ROUNDS + 1):
-                if not await self._closed(prober, facts, turn):
+                asks = self._closed(facts, turn)
+                few = len(asks) // 2
+                if not all([await self._make(prober, ask) for ask in asks[:few]]):
                     return
                 if turn == 1:
                     await self._loads(prober, facts)
                     await self._opened(prober, facts)
+                if not all([await self._make(prober, ask) for ask in asks[few:]]):
+                    return
                 self.rounds = turn
 
-    async def _closed(self, prober: Prober, facts: Facts, turn: int) -> bool:
+    def _closed(self, facts: Facts, turn: int) -> list[Ask]:
         limits = self.like.limits.model_copy(update={"max_model_len": facts.max_model_len})
-        asks = closed_probes(limits, self.setting.slots, len(facts.adapters), facts.kv_tokens, turn)
-        return all([await self._make(prober, ask) for ask in asks])
+        return closed_probes(limits, self.setting.slots, len(facts.adapters), facts.kv_tokens, turn)
 
     async def _make(self, prober: Prober, ask: Ask) -> bool:
         """Make a probe unless it has been made; False if there is no time for it."""
