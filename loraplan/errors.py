@@ -34,6 +34,12 @@ class PluginError(LoraplanError):
     exit_code = 1
 
 
+class ServerError(LoraplanError):
+    """A real server does not start, dies, refuses, hangs, or answers what makes no sense; the text says which."""
+
+    exit_code = 3
+
+
 MOST_KNOWN = 12
 """Known names that an error lists; of more it says how many."""
 

@@ -116,8 +116,8 @@ class Evidence:
             way = fit_frontend(self.views, self.start.frontend.scrape_s, but)
         source = f"calibrated from {len(kept)} measured runs of {self.model}"
         changes = {
-            "step_ms": _rounded(fitted.step_ms),
-            "load_ms": _rounded(fitted.load_ms),
+            "step_ms": rounded(fitted.step_ms),
+            "load_ms": rounded(fitted.load_ms),
             "frontend": way.frontend if way else self.start.frontend,
             "sources": tuple(dict.fromkeys((source, *self.start.sources))),
         }
@@ -141,8 +141,8 @@ def gather(
     chosen = _only(model, sorted({run.model for run in runs}))
     runs = [run for run in runs if run.model == chosen]
     folder = source if source.is_dir() else source.parent
-    kv, kv_constants = _kv_law(_benchmark(folder, KV_FILE, chosen), like)
-    loads, load_constants = _load_times(_benchmark(folder, LOADS_FILE, chosen), like)
+    kv, kv_constants = kv_law(_benchmark(folder, KV_FILE, chosen), like)
+    loads, load_constants = load_times(_benchmark(folder, LOADS_FILE, chosen), like)
     measured = _decode_costs(_benchmark(folder, STEPS_FILE, chosen))
     # Runs of one mix of lengths cannot tell these from the cost per request: not measured means kept, not fitted.
     given = {name: getattr(like.step_ms, name) for name in ("per_kv_token", "per_prefill_token", "eager")} | measured
@@ -179,7 +179,7 @@ def calibrate(
         profile=profile,
         constants=(*evidence.constants, *_step_constants(evidence, steps), *frontend),
         regimes=_regimes([one.run for one in evidence.observed], steps),
-        unidentified=(*_unidentified(steps, evidence.given), *_weak(frontend)),
+        unidentified=(*unidentified(steps, evidence.given), *_weak(frontend)),
         outliers=_outliers(steps),
     )
 
@@ -239,7 +239,7 @@ def _benchmark(folder: Path, name: str, model: str) -> pd.DataFrame | None:
     return None
 
 
-def _kv_law(table: pd.DataFrame | None, like: Profile) -> tuple[KVLaw, list[Constant]]:
+def kv_law(table: pd.DataFrame | None, like: Profile) -> tuple[KVLaw, list[Constant]]:
     """``tokens - slots * (per_slot + per_slot_rank * max_rank)`` from the KV tokens that servers reported at start."""
     if table is None or not (table["status"] == "ok").any():
         values = (like.kv.tokens, like.kv.per_slot, like.kv.per_slot_rank)
@@ -257,7 +257,7 @@ def _kv_law(table: pd.DataFrame | None, like: Profile) -> tuple[KVLaw, list[Cons
     return law, _constants("kv", ("tokens", "per_slot", "per_slot_rank"), found, errors, KV_FILE)
 
 
-def _load_times(table: pd.DataFrame | None, like: Profile) -> tuple[LoadTimes, list[Constant]]:
+def load_times(table: pd.DataFrame | None, like: Profile) -> tuple[LoadTimes, list[Constant]]:
     """Load times of adapters one by one on an idle server."""
     names = ("to_gpu", "smaller_rank", "disk", "disk_per_rank")
     if table is None or table.empty:
@@ -333,7 +333,8 @@ def _round(value: float) -> float:
     return float(f"{value:.4g}") if value < 1e5 else float(round(value))
 
 
-def _rounded(part: P) -> P:
+def rounded(part: P) -> P:
+    """A part of a profile with its constants rounded."""
     return part.model_copy(update={name: _round(value) for name, value in part.model_dump().items()})
 
 
@@ -353,7 +354,8 @@ def _regimes(runs: Sequence[MeasuredRun], fit: StepFit) -> tuple[Regime, ...]:
     )
 
 
-def _unidentified(fit: StepFit, given: Mapping[str, float]) -> tuple[str, ...]:
+def unidentified(fit: StepFit, given: Mapping[str, float]) -> tuple[str, ...]:
+    """Constants of the step law that the runs do not pin down."""
     found = []
     for name in TERMS:
         value, error = fit.values[name], fit.errors[name]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,11 +89,19 @@ class StepFit:
         return profile.model_copy(update={"step_ms": StepLaw(**law), "load_ms": times.model_copy(update=slots)})
 
 
+class Named(Protocol):
+    """Whatever was measured, as messages name it."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+
 @dataclass(frozen=True)
 class Equation:
     """One measured time in ms and the mean contents of the steps it is made of."""
 
-    run: MeasuredRun
+    run: Named
     contents: dict[str, float]
     milliseconds: float
 
@@ -132,7 +141,7 @@ def observe(
         seed: of the simulated arrivals.
         on_progress: called with (passes done, passes in all).
     """
-    turns = {run.name: _Turn() for run in runs}
+    turns = {run.name: Turn() for run in runs}
     observed: dict[str, Observed] = {}
     law = profile
     for number in range(PASSES):
@@ -156,7 +165,7 @@ def observe(
 
 
 @dataclass
-class _Turn:
+class Turn:
     """The factor on one run's step time, and how the simulated time per token answers to it."""
 
     factor: float = 1.0
@@ -244,18 +253,23 @@ def step_equation(run: MeasuredRun, seen: Run, loads: float) -> Equation:
 
 
 def _contents(run: MeasuredRun, sums: Floats, loads: float) -> dict[str, float]:
+    return contents_of(sums, loads, run.slots, run.max_rank, run.adapters)
+
+
+def contents_of(sums: Floats, loads: float, slots: int, max_rank: int, registered: int) -> dict[str, float]:
+    """Mean contents of the steps whose ``features`` a simulation has summed up, load times multiplied by ``loads``."""
     means = dict(zip(FEATURES, (sums / sums[0]).tolist(), strict=True))
     means["load_ms"] *= loads
-    return means | {
-        "slots": float(run.slots),
-        "max_rank": float(run.max_rank),
-        "registered": float(run.adapters),
-    }
+    return means | {"slots": float(slots), "max_rank": float(max_rank), "registered": float(registered)}
 
 
 def solve(observed: Sequence[Observed], given: Mapping[str, float]) -> StepFit:
+    """Solve the equations of measured runs for the terms that are not given."""
+    return regress([one.tokens for one in observed], [one.steps for one in observed if one.steps], given)
+
+
+def regress(tokens: Sequence[Equation], steps: Sequence[Equation], given: Mapping[str, float]) -> StepFit:
     """Solve the equations for the terms that are not given: non-negative, relative and robust least squares."""
-    tokens, steps = [one.tokens for one in observed], [one.steps for one in observed if one.steps]
     equations = [*tokens, *steps]
     free = [name for name in TERMS if name not in given]
     rows = np.array([[TERMS[name](equation.contents) for name in free] for equation in equations])

@@ -39,6 +39,7 @@ from loraplan.cli.options import (
 )
 from loraplan.cli.pareto import pareto
 from loraplan.cli.replan import replan
+from loraplan.cli.replay import replay_plan
 from loraplan.cli.report import report
 from loraplan.cli.simulate import simulate
 from loraplan.cli.train import train
@@ -60,7 +61,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     help="Plan which LoRA adapters go on which GPU of a vLLM fleet, and how many adapter slots each server gets.\n\n"
-    "Exit codes: 0 done; 1 no feasible plan; 2 bad input; 130 interrupted.",
+    "Exit codes: 0 done; 1 no feasible plan; 2 bad input; 3 a server failed; 130 interrupted.",
     epilog=examples("solve config.yaml -o plan.json", "validate plan.json", "simulate plan.json --gpu gpu-0"),
 )
 
@@ -255,7 +256,20 @@ app.command(
         "capacity --profile my-gpu.yaml --rates 0.1 --ranks 16 --slots 16,32,64 --plot capacity.html -o capacity.csv",
     )
 )(capacity)
-app.command(epilog=examples("calibrate --from-runs measured/ -o my-gpu.yaml --name my-gpu"))(calibrate)
+app.command(
+    epilog=examples(
+        "calibrate --from-runs measured/ -o my-gpu.yaml --name my-gpu",
+        "calibrate --url http://10.0.0.1:8000 --slots 16 --max-rank 32 -o my-gpu.yaml --budget 10m",
+        "calibrate --launch MODEL --loras adapters/ --slots 8,16,32 -o my-gpu.yaml --name my-gpu",
+    )
+)(calibrate)
+app.command(
+    name="replay",
+    epilog=examples(
+        "replay plan.json --urls http://10.0.0.1:8000,http://10.0.0.2:8000 --duration 10m -o replay.json",
+        "replay plan.json --launch MODEL --adapter-path '/srv/lora/{name}' --duration 60s",
+    ),
+)(replay_plan)
 app.command(
     epilog=examples("fidelity --runs runs.csv", "fidelity --runs runs.csv --profile my-model=my-gpu.yaml -o errors.csv")
 )(fidelity)
