@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Protocol
 
+import highspy
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, linprog, milp
+from scipy.optimize import linprog
 
 from loraplan.bin_types import BinType, BinTypes
 from loraplan.errors import BadInputError
@@ -33,7 +34,7 @@ from loraplan.workload import Floats, Ints
 
 TOLERANCE = 1e-6
 """Relative, on what a load may be worth and on the bound: it is lowered by as much."""
-NEARLY = 1.05
+NEARLY = 1.0
 """Where the relaxation exceeds the limit by less than this factor, whole numbers are tried before splitting."""
 MOST_TOTALS = 1_000_000
 
@@ -195,18 +196,24 @@ def _relaxed(rows: Floats, values: Floats, counts: Floats) -> tuple[Floats, Floa
 
 
 def _whole(rows: Floats, values: Floats, counts: Floats) -> float:
-    """A bound on what whole adapters are worth, by HiGHS."""
-    used = np.flatnonzero(counts)
+    """An upper bound on what whole numbers of items are worth."""
+    used = np.flatnonzero((counts > 0) & (values > 0))
     if not used.size:
         return 0.0
-    solved = milp(
-        -values[used],
-        constraints=LinearConstraint(rows[:, used], -np.inf, np.ones(rows.shape[0])),
-        bounds=Bounds(np.zeros(used.size), counts[used]),
-        integrality=np.ones(used.size, dtype=np.int64),
-        options={"time_limit": 5.0, "mip_rel_gap": 1e-7},
-    )
-    return math.inf if solved.mip_dual_bound is None else -float(solved.mip_dual_bound)
+    solver = highspy.Highs()
+    for option, value in (("output_flag", False), ("threads", 1), ("time_limit", 5.0), ("mip_rel_gap", 1e-7)):
+        solver.setOptionValue(option, value)
+    none = np.array([], dtype=np.int32), np.array([], dtype=np.float64)
+    for _ in range(rows.shape[0]):
+        solver.addRow(-highspy.kHighsInf, 1.0, 0, *none)
+    for item in used:
+        weights = np.flatnonzero(rows[:, item]).astype(np.int32)
+        solver.addCol(-float(values[item]), 0.0, float(counts[item]), weights.size, weights, rows[weights, item])
+    columns = np.arange(used.size, dtype=np.int32)
+    solver.changeColsIntegrality(used.size, columns, np.full(used.size, highspy.HighsVarType.kInteger))
+    solver.run()
+    bound = float(solver.getInfo().mip_dual_bound)
+    return -bound if math.isfinite(bound) else math.inf
 
 
 def _rounded(problem: Problem, floor: Floor, bound: float) -> float:
