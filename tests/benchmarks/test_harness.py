@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from joblib.externals.loky import get_reusable_executor
 from support import bad_solvers
 
 from benchmarks import harness
@@ -43,6 +44,7 @@ TIMES = ["solver_s", "wall_s", "peak_mb", "twin_s", "loop_s", "date"]
 def _plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     bad_solvers.install(tmp_path / "site")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    get_reusable_executor().shutdown(wait=True)  # workers of other tests know another path
     for name in ("_entries", "_loaded"):
         monkeypatch.setattr(SOLVERS, name, dict(getattr(SOLVERS, name)))
     monkeypatch.setattr(SOLVERS, "_scanned", False)
