@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError
 
 from benchmarks.best_known import PATH, read_best_known
 from benchmarks.cells import Cell, Limits, made_by
+from benchmarks.guard import run_guarded
 from benchmarks.paired import pair_table
 from benchmarks.results import make_table, write_tables
 from benchmarks.rows import Result, solve_cell
@@ -26,9 +27,12 @@ from loraplan.config.part import Part
 from loraplan.errors import BadInputError
 from loraplan.files import locked, make_folder, write_bytes, write_text
 from loraplan.profiles import first_problem
+from solvers import SOLVERS
 from surrogate.executors import opened
 
 MANIFEST, LOCK = "bench.json", ".lock"
+
+WARM_UP = Limits(time_limit_s=5.0, grace_s=60.0)
 
 OnProgress = Callable[[int, int, str], None]
 """Called with (cells done, cells in all, a few words on the last)."""
@@ -95,6 +99,7 @@ def bench(
             tasks = [Task(cell, limits, str(folder.resolve()), platform.node()) for cell in left]
             tell = on_progress or _ignore
             tell(len(done), len(cells), "")
+            list(crew.results(warm_up, _to_compile(tasks)))
             with closing(crew.results(work, tasks)) as results:
                 for number, result in enumerate(results, start=1):
                     keep(result, folder, left[number - 1].name)
@@ -116,6 +121,19 @@ def work(task: Task) -> Result:
     if here:
         keep(result, Path(task.folder), task.cell.name)
     return result
+
+
+def warm_up(task: Task) -> None:
+    """Have the task's solver compile what it compiles, which is kept on the disk, by a small problem."""
+    small = {"count": 2, "ranks": [8], "rates": [0.1], "input_tokens": 100, "output_tokens": 100}
+    easy = {"workload": {"generate": small}, "constraints": {}, "time_limit_s": WARM_UP.time_limit_s}
+    run_guarded(task.cell.config | easy, WARM_UP)
+
+
+def _to_compile(tasks: Sequence[Task]) -> list[Task]:
+    """A task for each of our own solvers and oracles; what others' solvers do is not to be waited for twice."""
+    kinds = {(task.cell.solver, task.cell.oracle, task.cell.objective): task for task in tasks}
+    return [task for (solver, *_), task in kinds.items() if SOLVERS.entry(solver).origin == "loraplan"]
 
 
 def keep(result: Result, folder: Path, name: str) -> None:

@@ -44,16 +44,18 @@ def make_table(rows: Sequence[dict[str, Any]], known: BestKnown) -> pd.DataFrame
 def typed(table: pd.DataFrame) -> pd.DataFrame:
     """The same with text and numbers where they belong."""
     for name in (*WORDS, *MORE_WORDS):
-        table[name] = [value if isinstance(value, str) else "" for value in _plain(table[name])]
+        table[name] = [_text(value) for value in table[name].tolist()]
     for name in (*NUMBERS, *MORE_NUMBERS):
         table[name] = pd.to_numeric(table[name]).astype(float)
     table["seed"] = table["seed"].fillna(0).astype(int)
     return table
 
 
-def _plain(column: pd.Series[Any]) -> list[Any]:
-    """The cells of a column; a number (what a CSV makes of an instance called 12) as the text that it was."""
-    return [str(value) if isinstance(value, int) else value for value in column.tolist()]
+def _text(value: Any) -> str:
+    """A cell of words; a CSV makes a number of words that look like one, and nan of none."""
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() else ""
+    return "" if value is None else str(value)
 
 
 def _against_best(part: pd.DataFrame, entry: Best | None) -> pd.DataFrame:
