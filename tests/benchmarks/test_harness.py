@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pandas as pd
@@ -44,7 +45,8 @@ TIMES = ["solver_s", "wall_s", "peak_mb", "twin_s", "loop_s", "date"]
 def _plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     bad_solvers.install(tmp_path / "site")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    get_reusable_executor().shutdown(wait=True)  # workers of other tests know another path
+    get_reusable_executor().shutdown(wait=True)  # workers of other tests know another path,
+    forkserver._forkserver._stop()  # type: ignore[attr-defined] # and so does what cells are copies of
     for name in ("_entries", "_loaded"):
         monkeypatch.setattr(SOLVERS, name, dict(getattr(SOLVERS, name)))
     monkeypatch.setattr(SOLVERS, "_scanned", False)
