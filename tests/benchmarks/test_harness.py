@@ -85,7 +85,7 @@ EXPECTED = {
 @pytest.mark.parametrize(
     "names",
     [
-        pytest.param("one_each,lies,best_fit", id="some"),
+        pytest.param("one_each,lies,best_fit", id="some", marks=pytest.mark.slow),
         pytest.param(
             "one_each,raises,hangs,eats,dies,wrong,starves,lies,gives_up,best_fit", id="all", marks=pytest.mark.slow
         ),
