@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 FIRST_TOKEN, TOKENS = 100, 900
 """Prompts are of these token ids, at random: every vocabulary has them, and no two prompts begin alike."""
+TRIED = 32
+"""Tokens that may be words."""
 STALL_S = 30.0
 """Nothing from any of the requests on their way for so long: the server hangs."""
 MOST_FAILURES = 20
@@ -73,6 +75,19 @@ class Target:
     url: str
     model: str
     key: str | None = None
+    words: Words | None = None
+
+
+@dataclass(frozen=True)
+class Words:
+    """Words of a token each, for proxies that take no token ids; the server adds ``more`` tokens to every prompt."""
+
+    words: tuple[str, ...]
+    more: int
+
+    def prompt(self, tokens: Sequence[int]) -> str:
+        """A text of as many tokens as are given."""
+        return " ".join(self.words[token % len(self.words)] for token in tokens[: max(1, len(tokens) - self.more)])
 
 
 class Client:
@@ -112,6 +127,48 @@ class Client:
             return json.loads(text)
         except ValueError:
             raise ServerError(f"{url}: expected JSON (got {text[:60]!r})") from None
+
+    async def post(self, url: str, body: Any) -> Any:
+        """What ``url`` answers to ``body``, both JSON.
+
+        Raises:
+            ServerError: nothing, something else than 200, or no JSON.
+        """
+        try:
+            async with asyncio.timeout(ASK_S), self._session.post(url, json=body) as answer:
+                if answer.status != 200:
+                    raise ServerError(f"{url}: HTTP status {answer.status}")
+                return json.loads(await answer.text())
+        except TimeoutError:
+            raise ServerError(f"{url}: no answer within {ASK_S:g} s") from None
+        except (OSError, ValueError, _http_error()) as error:
+            raise ServerError(f"{url}: {_said(error)}") from None
+
+    async def words(self, url: str, model: str) -> Words:
+        """Words that the tokenizer of the server at ``url`` takes for one token each.
+
+        Raises:
+            ServerError: it does not say, or has hardly any.
+        """
+
+        async def count(text: str) -> int:
+            return len((await self.post(f"{url}/tokenize", {"model": model, "prompt": text}))["tokens"])
+
+        found = []
+        more = 0
+        try:
+            for token in range(FIRST_TOKEN, FIRST_TOKEN + TRIED):
+                said = await self.post(f"{url}/detokenize", {"model": model, "tokens": [token]})
+                word = str(said["prompt"]).strip()
+                few, many = await count(" ".join([word] * 2)), await count(" ".join([word] * 8))
+                if word and many - few == 6:
+                    found.append(word)
+                    more = few - 2
+        except (KeyError, TypeError) as error:
+            raise ServerError(f"{url}: not what a vLLM server says ({type(error).__name__}: {error})") from None
+        if len(found) < TRIED // 8:
+            raise ServerError(f"{url}: hardly any of its tokens is a word, so a prompt's length cannot be chosen")
+        return Words(tuple(found), more)
 
     async def metrics(self, url: str) -> Metrics:
         """The metrics of the server at ``url``."""
@@ -154,11 +211,13 @@ class Client:
             ):
                 if due >= horizon_s:
                     break
-                prompt = (FIRST_TOKEN + prompts.integers(0, TOKENS, tokens_in)).tolist()
+                to = target(n, adapter)
+                tokens = (FIRST_TOKEN + prompts.integers(0, TOKENS, tokens_in)).tolist()
+                prompt = tokens if to.words is None else to.words.prompt(tokens)
                 await _sleep_until(start + due, broken)
                 answer = Answer(n, adapter, tokens_in, tokens_out, due)
                 answers.append(answer)
-                task = asyncio.create_task(self._ask(answer, target(n, adapter), prompt, start, broken))
+                task = asyncio.create_task(self._ask(answer, to, prompt, start, broken))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
             left = None if math.isinf(horizon_s) else max(0.0, start + horizon_s - loop.time())
@@ -189,7 +248,7 @@ class Client:
                 _break(broken, f"the server hangs: {len(tasks)} requests, and nothing came for {self._stall_s:g} s")
 
     async def _ask(
-        self, answer: Answer, target: Target, prompt: Sequence[int], start: float, broken: asyncio.Future[None]
+        self, answer: Answer, target: Target, prompt: Sequence[int] | str, start: float, broken: asyncio.Future[None]
     ) -> None:
         loop = asyncio.get_running_loop()
         body = {
@@ -232,7 +291,7 @@ class Client:
         chunk = json.loads(data)
         if not isinstance(chunk, dict) or "error" in chunk:
             raise _RefusedError(f"answered {data[:200]!r}")
-        if chunk.get("choices"):
+        if any("text" in choice for choice in chunk.get("choices") or ()):  # proxies add chunks without
             if math.isnan(answer.first_s):
                 answer.first_s = now
             else:

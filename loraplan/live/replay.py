@@ -184,7 +184,9 @@ def replay(
     ]
     error, seconds = "", workload.horizon_s
     try:
-        asyncio.run(_send(stream.requests, targets, seconds, seed, answers, proxy is not None, on_progress))
+        asyncio.run(
+            _send(stream.requests, targets, seconds, seed, answers, proxy is not None, servers[0].url, on_progress)
+        )
     except ServerError as failure:
         error = str(failure)
         times = [t for answer in answers for t in (answer.due_s, answer.last_s) if not math.isnan(t)]
@@ -200,11 +202,15 @@ async def _send(
     seed: int,
     answers: list[Answer],
     proxied: bool,
+    asked: str,
     on_progress: Callable[[float], None] | None,
 ) -> None:
     async with client() as session:
         for url in sorted({target.url for target in targets}):
             await session.text(f"{url}/health/liveliness" if proxied else f"{url}/health")
+        if proxied:
+            words = await session.words(asked, targets[0].model)
+            targets = [replace(target, words=words) for target in targets]
         await session.play(requests, lambda _, adapter: targets[adapter], seconds, seed, answers, on_progress)
 
 

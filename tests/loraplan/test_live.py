@@ -267,7 +267,7 @@ def test_a_server_that_does_not_start_says_why(fake_vllm: str, tmp_path: Path) -
     done = run("calibrate", *where, "-o", str(tmp_path / "p.yaml"), "--vllm-args", "--mode 'no start'", *LIMITS)
     assert done.exit_code == 3
     assert "ended with code 1: ValueError: No available memory for the cache blocks." in done.stderr
-    missing = run("calibrate", *where[:-1], "/no/vllm", "-o", str(tmp_path / "p.yaml"), *LIMITS)
+    missing = run("calibrate", *where[:-1], "/no/vllm", "-o", str(tmp_path / "other.yaml"), *LIMITS)
     assert missing.exit_code == 3
     assert "/no/vllm: No such file" in missing.stderr
 
@@ -349,6 +349,23 @@ def test_a_plan_is_replayed_on_its_servers(tmp_path: Path) -> None:
     assert sent == [gpu["figures"]["sent"] for gpu in found["gpus"]] == [len(s.fake.asked) for s in (one, two)]
     assert all(gpu["measured"]["served_fraction"] > 0.5 for gpu in found["gpus"])
     assert all(gpu["simulated"]["throughput_tok_s"] > 0 for gpu in found["gpus"])
+
+
+def test_a_replay_through_a_proxy_counts_answers_from_the_wrong_server(tmp_path: Path) -> None:
+    plan = plan_file(tmp_path)
+    one, two = loraplan.read_plan(plan).gpus
+    with FakeServer() as server, FakeServer(says=one.id) as proxy:
+        where = ("--urls", f"{server.url},{server.url}", "--proxy", proxy.url, "--duration", "1s", "--json")
+        done = run("replay", str(plan), *where)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)["gpus"]
+    asked = proxy.fake.asked
+    assert server.fake.asked == []
+    assert found[0]["elsewhere"] == 0
+    assert found[1]["elsewhere"] == sum(name in {a.name for a in two.adapters} for name in asked) > 0
+    words = [prompt.split() for prompt in proxy.fake.prompts]
+    assert {len(prompt) for prompt in words} <= set(range(1, 2000))
+    assert not any(word.endswith("0") for prompt in words for word in prompt)  # those are two tokens
 
 
 def test_a_replay_that_fails_shows_what_came_before(tmp_path: Path) -> None:

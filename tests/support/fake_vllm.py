@@ -32,17 +32,22 @@ class Fake:
     mode: str = ""
     after: int = 0
     max_model_len: int = 512
+    says: str = ""
     asked: list[str] = field(default_factory=list)
+    prompts: list[Any] = field(default_factory=list)
     running: int = 0
     die: Any = None
 
     def app(self) -> web.Application:
         app = web.Application()
         app.router.add_get("/health", self.health)
+        app.router.add_get("/health/liveliness", self.health)
         app.router.add_get("/version", self.version)
         app.router.add_get("/v1/models", self.models)
         app.router.add_get("/metrics", self.metrics)
         app.router.add_post("/v1/completions", self.complete)
+        app.router.add_post("/tokenize", self.tokenize)
+        app.router.add_post("/detokenize", self.detokenize)
         return app
 
     async def health(self, _: web.Request) -> web.Response:
@@ -59,15 +64,23 @@ class Fake:
         info = f'vllm:cache_config_info{{block_size="{BLOCK}",num_gpu_blocks="{BLOCKS}"}} 1.0'
         return web.Response(text=f"# HELP\n{info}\nvllm:num_requests_running {float(self.running)}\n")
 
+    async def tokenize(self, request: web.Request) -> web.Response:
+        words = (await request.json())["prompt"].split()
+        return web.json_response({"tokens": [1, *(2 for word in words for _ in range(2 if word.endswith("0") else 1))]})
+
+    async def detokenize(self, request: web.Request) -> web.Response:
+        return web.json_response({"prompt": " ".join(f"w{token}" for token in (await request.json())["tokens"])})
+
     async def complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.asked.append(body["model"])
+        self.prompts.append(body["prompt"])
         mode = self.mode if len(self.asked) > self.after else ""
         if body["model"] not in self.adapters:
             return web.json_response({"message": f"The model {body['model']} does not exist."}, status=404)
         if mode == "refuses":
             return web.Response(status=503, text="no capacity")
-        response = web.StreamResponse()
+        response = web.StreamResponse(headers={"x-litellm-model-id": f"{self.says}/{body['model']}"})
         await response.prepare(request)
         if mode == "garbage":
             await response.write(b"data: {never closed\n\n")
@@ -84,6 +97,7 @@ class Fake:
                 await self.say(response, {"choices": [{"text": " w", "index": 0}]})
         finally:
             self.running -= 1
+        await self.say(response, {"choices": [{"finish_reason": "length"}]})  # as LiteLLM does
         await self.say(response, {"choices": [], "usage": {"completion_tokens": body["max_tokens"]}})
         with suppress(ConnectionResetError):
             await response.write(b"data: [DONE]\n\n")
