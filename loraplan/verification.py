@@ -129,7 +129,7 @@ def with_twin(problem: Problem, parts: Split, run: Run, verifier: Verifier, star
             made = replace(made, problem=made.problem.scaled(1.0 / factor))
             search = run.prepare(made.problem)
         complete = solution.status in ("optimal", "feasible")
-        if not complete and known is not None and run.timed_out:  # better a plan that is not confirmed than none
+        if not complete and known is not None:  # better a plan that is not confirmed than none
             made, search, solution = known
             complete = True
         known = (made, search, solution) if complete else known
