@@ -123,7 +123,7 @@ def calibrate(
         place = _place(
             Servers(url, launch, loras, slots, max_rank), start, live.launcher(vllm, folder, vllm_args, env, cpu)
         )
-        probed = _probe(place, start, folder, live.seconds(budget, "--budget"))
+        probed = _probe(place, start, folder, live.seconds(budget, "--budget"), cpu)
         _write(output, probed.fit.calibration.profile)
         terminal.print_json(probed) if as_json else _print_live(probed)
     terminal.note(f"profile written to {output}; name this file in a fleet")
@@ -154,7 +154,7 @@ def _place(servers: Servers, like: Profile, launcher: Launcher) -> Place:
     return Launching(servers.launch or "", fitting, slots, rank, like, launcher)
 
 
-def _probe(place: Place, like: Profile, folder: Path, budget_s: float) -> LiveCalibration:
+def _probe(place: Place, like: Profile, folder: Path, budget_s: float, cpu: bool) -> LiveCalibration:
     live.end_by_sighup()
     subject = {
         "server": place.url if isinstance(place, Running) else vars(place)["model"],
@@ -165,7 +165,7 @@ def _probe(place: Place, like: Profile, folder: Path, budget_s: float) -> LiveCa
     notebook = Notebook(folder, subject)
     try:
         with terminal.progress("probing") as advance:
-            return calibrate_live(place, like, notebook, budget_s, lambda n, probe: advance(n, None, probe))
+            return calibrate_live(place, like, notebook, budget_s, cpu, lambda n, probe: advance(n, None, probe))
     except BaseException:
         count = sum(1 for _ in notebook.items())
         terminal.note(f"{count} measurements are kept in {folder}; the same command goes on from there")

@@ -29,7 +29,7 @@ EnvironmentOption = Annotated[
     list[str] | None, typer.Option("--env", metavar="NAME=VALUE", help="With --launch: a variable of the servers.")
 ]
 CPUOption = Annotated[
-    bool, typer.Option("--cpu", help="With --launch: vLLM runs on few CPU cores, with the settings that this takes.")
+    bool, typer.Option("--cpu", help="vLLM runs on CPU cores; with --launch, with the settings that few of them take.")
 ]
 BudgetOption = Annotated[
     str, typer.Option("--budget", metavar="TIME", help="Longest that a server is probed: 10m, 90s, 1h.")

@@ -146,7 +146,7 @@ class LiveCalibration:
 
 
 def calibrate_live(
-    place: Place, like: Profile, notebook: Notebook, budget_s: float, on_probe: OnProbe | None = None
+    place: Place, like: Profile, notebook: Notebook, budget_s: float, cpu: bool, on_probe: OnProbe | None = None
 ) -> LiveCalibration:
     """Probe the servers of ``place`` for up to ``budget_s`` seconds, and fit a profile to all that the notebook has.
 
@@ -155,6 +155,7 @@ def calibrate_live(
         like: names, limits, and what is not measured.
         notebook: keeps what is measured; what it has already is not measured again.
         budget_s: includes the starts of servers.
+        cpu: they run on CPUs.
         on_probe: told before every probe.
 
     Raises:
@@ -170,7 +171,7 @@ def calibrate_live(
         if done in notebook or left_s <= 0:
             complete = complete and done in notebook
             continue
-        visit = Visit(setting, like, notebook, now_s() + left_s, SHARE_OF_OPEN * budget_s, first, on_probe)
+        visit = Visit(setting, like, notebook, now_s() + left_s, SHARE_OF_OPEN * budget_s, first, cpu, on_probe)
         with place.server(setting) as (url, server):
             try:
                 asyncio.run(visit.probe(url))
@@ -195,17 +196,18 @@ class Visit:
         deadline: float,
         open_s: float,
         main: bool,
+        cpu: bool,
         on_probe: OnProbe | None,
     ) -> None:
         """Probe until ``deadline``; the ``main`` server also gets open-loop runs of up to ``open_s`` seconds."""
         self.setting, self.like, self.notebook, self.deadline = setting, like, notebook, deadline
-        self.open_s, self.main, self.on_probe = min(OPEN_S, open_s), main, on_probe
+        self.open_s, self.main, self.cpu, self.on_probe = min(OPEN_S, open_s), main, cpu, on_probe
         self.rounds = 0
 
     async def probe(self, url: str) -> None:
         """Make the probes that the notebook has not, until the time is over."""
         async with client() as session:
-            facts = await facts_of(session, url)
+            facts = await facts_of(session, url, self.cpu)
             if not facts.adapters:
                 raise ServerError(f"{url}: it serves no LoRA adapters")
             self.notebook.write(f"{self.setting.slots} slots, server", vars(facts))
@@ -295,7 +297,7 @@ def evaluate(notebook: Notebook, settings: Sequence[Setting], like: Profile, com
     kv = like.kv.model_copy(update={"block_tokens": facts.block_tokens})
     like = like.model_copy(update={"limits": limits, "kv": kv, "rules": facts.rules, "frontend": None})
     like = like.model_copy(update={"engine": f"vLLM {facts.version}", "base_model": facts.model})
-    if "cpu" in facts.version:
+    if facts.cpu:
         like = like.model_copy(update={"gpu": "CPU", "power": None})
     capacities = pd.DataFrame(
         [

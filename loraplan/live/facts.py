@@ -23,6 +23,7 @@ class Facts:
         max_model_len: longest request.
         kv_tokens, block_tokens: what its KV cache holds.
         slots: ``--max-loras``; None where it does not say so before the first LoRA request.
+        cpu: it runs on CPUs.
     """
 
     version: str
@@ -32,18 +33,19 @@ class Facts:
     kv_tokens: int
     block_tokens: int
     slots: int | None
+    cpu: bool
 
     @property
     def rules(self) -> RuleSet:
-        """The rule set of this version; on CPUs without async scheduling, as vLLM has it there."""
+        """The rule set of this version; on CPUs without async scheduling (``vllm/platforms/cpu.py``)."""
         numbers = [int(part) for part in re.findall(r"\d+", self.version)[:2]]
         if numbers < [0, 10]:
             return "vllm-0.8.5"
-        return "vllm-0.32" if "cpu" in self.version else "vllm-0.32-async"
+        return "vllm-0.32" if self.cpu else "vllm-0.32-async"
 
 
-async def facts_of(client: Client, url: str) -> Facts:
-    """Ask the server at ``url``.
+async def facts_of(client: Client, url: str, cpu: bool) -> Facts:
+    """Ask the server at ``url``, of which one knows that it runs on CPUs; not every build of vLLM says so.
 
     Raises:
         ServerError: it does not answer, or is no vLLM with LoRA adapters.
@@ -66,6 +68,7 @@ async def facts_of(client: Client, url: str) -> Facts:
             kv_tokens=int(blocks or "") * int(block or ""),
             block_tokens=int(block or ""),
             slots=int(slots) if slots else None,
+            cpu=cpu or "cpu" in str(version["version"]),
         )
     except (KeyError, TypeError, ValueError, StopIteration, AttributeError) as error:
         raise ServerError(f"{url}: not what a vLLM server says ({type(error).__name__}: {error})") from None
