@@ -10,7 +10,7 @@ from loraplan.assembly import assemble
 from loraplan.config import Config, PluginSpec, build, planned_workload
 from loraplan.errors import BadInputError
 from loraplan.files import sha256
-from loraplan.oracle import ORACLES
+from loraplan.oracle import DEFAULT_ORACLE, ORACLES
 from loraplan.plan import Plan, Verification
 from loraplan.problem import Problem
 from loraplan.registry import Spec, choose
@@ -26,7 +26,7 @@ def solve(
     problem: Problem,
     solver: Spec = "auto",
     objective: Spec = "gpu_count",
-    oracle: Spec = "fluid",
+    oracle: Spec = DEFAULT_ORACLE,
     seed: int = 0,
     time_limit_s: float | None = None,
     on_progress: Progress | None = None,

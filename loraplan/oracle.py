@@ -124,6 +124,9 @@ class Oracle(ABC):
         return None
 
 
+DEFAULT_ORACLE = "surrogate"
+"""The twin's answer at the price of the fluid model, which takes full servers for faster than they are."""
+
 ORACLES: Registry[type[Oracle]] = Registry("oracle", "loraplan.oracles")
 ORACLES.register(
     "fluid", "twin.fluid:FluidOracle", "closed-form steady state; microseconds per GPU load, no randomness"

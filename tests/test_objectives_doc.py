@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
-from typer.testing import CliRunner
+from support.cli import invoke
 
 import loraplan
-from loraplan.cli import app
 from loraplan.config import parse_config
 from loraplan.constraints import Constraints
 from loraplan.replan import Step
@@ -50,7 +49,7 @@ def test_the_commands_do_what_the_page_shows(tmp_path: Path, monkeypatch: pytest
     tomorrow |= {"trace": "examples/chat.csv", "rate_scale": 22, "adapters": tomorrow["adapters"] | {"count": 165}}
     (tmp_path / "tomorrow.yaml").write_text(yaml.safe_dump({"workload": tomorrow}))
     for command in ("solve examples/chat.yaml -o plan.json", *COMMANDS):
-        result = CliRunner().invoke(app, shlex.split(command), env={"COLUMNS": "200"}, catch_exceptions=False)
+        result = invoke(*shlex.split(command))
         assert result.exit_code == 0, (command, result.stderr)
         last = result.stdout.strip().splitlines()[-1]
         if not command.startswith("solve"):

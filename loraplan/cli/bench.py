@@ -21,6 +21,7 @@ from loraplan.cli import INTERRUPTED, terminal
 from loraplan.cli.options import JSONOption
 from loraplan.cli.terminal import new_table, number, out, percent
 from loraplan.errors import BadInputError
+from loraplan.oracle import DEFAULT_ORACLE
 from surrogate.executors import ExecutorName
 
 MOST_FAILURES = 10
@@ -75,7 +76,7 @@ def bench(
     suites: SuitesArgument,
     solvers: SolversOption = None,
     objectives: ObjectivesOption = None,
-    oracle: OraclesOption = "fluid",
+    oracle: OraclesOption = DEFAULT_ORACLE,
     seeds: RepeatsOption = 1,
     time_limit: SecondsOption = 60,
     memory_limit: MemoryOption = 4,

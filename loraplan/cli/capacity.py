@@ -24,15 +24,13 @@ from loraplan.cli import plots, terminal
 from loraplan.config import Config, build_constraints, build_fleet, parse_config
 from loraplan.errors import BadInputError
 from loraplan.files import require_writable, write_text
-from loraplan.oracle import ORACLES
+from loraplan.oracle import DEFAULT_ORACLE, ORACLES
 from loraplan.problem import Problem
 from loraplan.profiles import load_profile
 from loraplan.registry import choose
 from loraplan.workload import RateWorkload
 
 N = TypeVar("N", int, float)
-
-DEFAULT_ORACLE = "fluid"
 
 SETTABLE = ("oracle.", "workload.arrivals", "workload.lengths")
 """Settings of a config that the other options do not make."""

@@ -22,6 +22,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 
 from loraplan.config.laws import ArrivalsSpec, LengthsSpec, PopularitySpec
 from loraplan.config.part import Count, MeanTokens, Part, Rank, Scale, Seed
+from loraplan.oracle import DEFAULT_ORACLE
 from loraplan.profiles import NonNegative, Positive
 from loraplan.registry import in_full
 from loraplan.workload import MOST_RATE
@@ -255,7 +256,7 @@ class Config(Part):
     """What every plan must keep."""
     solver: PluginSpec = PluginSpec(name="auto")
     """What searches for the plan."""
-    oracle: PluginSpec = PluginSpec(name="fluid")
+    oracle: PluginSpec = PluginSpec(name=DEFAULT_ORACLE)
     """What predicts how a loaded GPU behaves."""
     verify: Literal["none", "twin"] = "none"
     """Whether every GPU of the plan is replayed in the twin, with the workload that is planned for; what starves there

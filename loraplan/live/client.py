@@ -29,6 +29,8 @@ FIRST_TOKEN, TOKENS = 100, 900
 """Prompts are of these token ids, at random: every vocabulary has them, and no two prompts begin alike."""
 TRIED = 32
 """Tokens that may be words."""
+KEEP_S = 2.0
+"""Connections are used again so long: less than the 5 s after which a server closes them, maybe as a request comes."""
 STALL_S = 30.0
 """Nothing from any of the requests on their way for so long: the server hangs."""
 MOST_FAILURES = 20
@@ -319,7 +321,7 @@ async def client(stall_s: float = STALL_S) -> AsyncIterator[Client]:
     except ImportError:
         raise BadInputError("this needs aiohttp: pip install 'loraplan[vllm]'") from None
     timeout = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=ASK_S)
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_S)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector, read_bufsize=1 << 20) as session:
         yield Client(session, stall_s)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.bench_folder import results_folder
-from typer.testing import CliRunner
+from support.cli import invoke, json_in
 
 from benchmarks import results_page
 from benchmarks.best_known import Best, BestKnown
 from benchmarks.check import check, ok
 from benchmarks.paired import geometric, pair_table, pairs
 from benchmarks.results import make_table, summary
-from loraplan.cli import app
 from loraplan.errors import BadInputError
 
 
@@ -115,35 +113,23 @@ def test_nothing_in_common_is_no_success() -> None:
 def test_the_command_shows_finished_results_and_checks_them(tmp_path: Path) -> None:
     made = results_folder(tmp_path / "results")
     again = tmp_path / "again"
-    run = CliRunner().invoke
-    args = [
-        "bench",
-        "tiny/14-equal-r8",
-        "--solvers",
-        "best_fit",
-        "--twin-seeds",
-        "0",
-        "--workers",
-        "1",
-        "-o",
-        str(again),
-    ]
-    done = run(app, args, env={"COLUMNS": "200"})
+    only = ("--oracle", "fluid", "--solvers", "best_fit", "--twin-seeds", "0", "--workers", "1")
+    args = ["bench", "tiny/14-equal-r8", *only, "-o", again]
+    done = invoke(*args)
     assert done.exit_code == 0, done.stderr
     assert "best_fit  1 of 1" in done.stdout
     assert "next: loraplan report" in done.stderr
     older = made.assign(value=made["value"] / 2)
     older.to_csv(tmp_path / "older.csv", index=False)
-    done = run(app, [*args, "--check", str(tmp_path / "older.csv")], env={"COLUMNS": "200"})
+    done = invoke(*args, "--check", tmp_path / "older.csv")
     assert done.exit_code == 1
     assert "worse best_fit: plans cost 2.000 times what they did" in done.stdout
     made.to_csv(tmp_path / "older.csv", index=False)
-    done = run(app, [*args, "--check", str(tmp_path / "older.csv"), "--json"])
-    assert done.exit_code == 0, done.stderr
-    data = json.loads(done.stdout, parse_constant=pytest.fail)
+    done = invoke(*args, "--check", tmp_path / "older.csv", "--json")
+    data = json_in(done)
     assert data["check"][0]["quality"]["mean"] == 1.0
     assert data["results"][0]["best_by"] == "brute force"
-    done = run(app, ["bench", "tiny", "--check", str(tmp_path / "none.csv")])
+    done = invoke("bench", "tiny", "--check", tmp_path / "none.csv")
     assert done.exit_code == 2
     assert "none.csv" in done.stderr
 

@@ -53,7 +53,7 @@ def test_a_plan_places_every_adapter_once_and_says_how_it_came_about() -> None:
     assert len(plan.gpus) > 1
     assert plan.objective.value == len(plan.gpus)
     assert plan.objective.unit == "GPUs"
-    assert (plan.solver.name, plan.solver.seed, plan.oracle.name) == ("greedy", 1, "fluid")
+    assert (plan.solver.name, plan.solver.seed, plan.oracle.name) == ("greedy", 1, "surrogate")
     assert plan.solver.params["test_points"][0] == 8
     assert all(gpu.predicted.served_fraction >= plan.provenance.served_fraction for gpu in plan.gpus)
     assert set(plan.provenance.profiles) == {"type0"}

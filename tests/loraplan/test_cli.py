@@ -19,11 +19,12 @@ import jsonschema
 import pytest
 import yaml
 from support import plugins
-from typer.testing import CliRunner, Result
+from support.cli import invoke, json_in
+from typer.testing import Result
 
 import loraplan.cli
 from loraplan.api import solve_config
-from loraplan.cli import app, commands
+from loraplan.cli import commands
 from loraplan.cli import compare as compare_command
 from loraplan.cli import options as common
 from loraplan.cli import simulate as simulate_command
@@ -46,14 +47,13 @@ TABLE_HEADER = "name,rank,rate,tokens_in,tokens_out\n"
 
 
 def run(*args: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(arg) for arg in args], env={"COLUMNS": "200"}, catch_exceptions=False)
+    return invoke(*args)
 
 
 def json_of(*args: str | Path) -> Any:
     """What a command prints with --json, which must be all that it prints."""
     result = run(*args, "--json")
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout, parse_constant=pytest.fail)
+    return json_in(result)
 
 
 def refusal(*args: str | Path, code: int = 2) -> str:

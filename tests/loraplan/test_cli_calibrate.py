@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support.cli import invoke
 from support.measured_runs import measured_by_twin, unmeasured, write_runs
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from loraplan.cli import app
 from loraplan.profiles import load_profile, read_profile
 
 
@@ -22,7 +22,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["calibrate", *map(str, arguments)])
+    return invoke("calibrate", *arguments)
 
 
 def test_it_writes_a_profile_and_prints_how_good_it_is(runs: Path, tmp_path: Path) -> None:

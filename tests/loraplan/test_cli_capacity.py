@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ from typing import Any
 import pytest
 import yaml
 from support import plugins
-from typer.testing import CliRunner, Result
+from support.cli import invoke, json_in
+from typer.testing import Result
 
-from loraplan.cli import app, plots
+from loraplan.cli import plots
 from loraplan.profiles import load_profile
 
 PROFILE = "h100-64gb/llama-3.1-8b"
@@ -22,14 +22,13 @@ QUICK = (*LOAD, "--slots", "8,16", "--seeds", "1", "--horizon", "60")
 
 
 def run(*arguments: object, profile: object = PROFILE) -> Result:
-    command = ["capacity", "--profile", str(profile), *map(str, arguments)]
-    return CliRunner().invoke(app, command, env={"COLUMNS": "250"}, catch_exceptions=False)
+    command = ["capacity", "--oracle", "fluid", "--profile", str(profile), *map(str, arguments)]
+    return invoke(*command, columns=250)
 
 
 def json_of(*arguments: object, **more: object) -> Any:
     result = run(*arguments, "--json", **more)
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout, parse_constant=pytest.fail)
+    return json_in(result)
 
 
 def test_a_line_for_each_number_of_slots_and_the_twin_s_verdict() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.cli import invoke
 from support.dataset_rows import made_up_rows
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from loraplan.cli import app
 from surrogate import dataset
 from surrogate.dataset import read_dataset
 from surrogate.design import Design
@@ -30,7 +30,7 @@ def config(tmp_path: Path) -> Path:
 
 def run(config: Path, *arguments: object) -> Result:
     words = [str(argument) for argument in (config, "--workers", 1, "--set", "workloads=70", *arguments)]
-    return CliRunner().invoke(app, ["dataset", *words], env={"COLUMNS": "200"})
+    return invoke("dataset", *words)
 
 
 def test_it_writes_a_dataset_and_says_what_is_new(config: Path, tmp_path: Path) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.cli import invoke, json_in
 from support.measured_runs import measured_by_twin, unmeasured, write_runs
 from support.models import load_rows, untrained_model
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from benchmarks import surrogate_speed
-from loraplan.cli import app
 from loraplan.profiles import load_profile
 from surrogate import comparison, dataset, evaluation, speed
 from surrogate.dataset import generate
@@ -48,13 +47,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(*args: object) -> Result:
     words = ["evaluate", *map(str, args), "--workers", "1"]
-    return CliRunner().invoke(app, words, env={"COLUMNS": "200"}, catch_exceptions=False)
+    return invoke(*words)
 
 
 def json_of(*args: object) -> Any:
     result = run(*args, "--json")
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout, parse_constant=pytest.fail)
+    return json_in(result)
 
 
 def refusal(*args: object) -> str:

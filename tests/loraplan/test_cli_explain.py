@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 from support import plugins
-from typer.testing import CliRunner, Result
+from support.cli import invoke, json_in
+from typer.testing import Result
 
-from loraplan.cli import app
 from loraplan.cli import explain as command
 
 GENERATE = {
@@ -35,13 +35,12 @@ TOO_FEW = ("--set", "fleet.0.count=1")
 
 def run(*args: str | Path) -> Result:
     words = ["explain", *map(str, args)]
-    return CliRunner().invoke(app, words, env={"COLUMNS": "200"}, catch_exceptions=False)
+    return invoke(*words)
 
 
 def json_of(*args: str | Path, code: int = 0) -> Any:
     result = run(*args, "--json")
-    assert result.exit_code == code, result.stderr
-    return json.loads(result.stdout, parse_constant=pytest.fail)
+    return json_in(result, code)
 
 
 def refusal(*args: str | Path) -> str:
@@ -63,13 +62,13 @@ def config(tmp_path: Path) -> Path:
 @pytest.fixture
 def plan(config: Path, tmp_path: Path) -> Path:
     path = tmp_path / "plan.json"
-    assert CliRunner().invoke(app, ["solve", str(config), "-o", str(path)]).exit_code == 0
+    assert invoke("solve", config, "-o", path).exit_code == 0
     return path
 
 
 def no_plan(config: Path, tmp_path: Path, *changes: str) -> Path:
     """What `solve --json` prints where there is no plan, as a file."""
-    result = CliRunner().invoke(app, ["solve", str(config), "--json", *TOO_FEW, *changes])
+    result = invoke("solve", config, "--json", *TOO_FEW, *changes)
     assert result.exit_code == 1
     path = tmp_path / "none.json"
     path.write_text(result.stdout)

@@ -9,12 +9,12 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from support.cli import invoke, json_in
 from support.measured_runs import measured_by_twin, unmeasured, write_runs
 from support.scenarios import make_profile
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from benchmarks import twin_fidelity
-from loraplan.cli import app
 from twin.fidelity import FIGURES
 
 PROFILE = make_profile(step_ms={"per_request": 0.2}, kv_tokens=60_000)
@@ -24,13 +24,12 @@ SCORES = {"all", "starved", "not_starved", "starvation"}
 
 
 def run(*args: str | Path) -> Result:
-    return CliRunner().invoke(app, ["fidelity", *map(str, args)], env={"COLUMNS": "200"}, catch_exceptions=False)
+    return invoke("fidelity", *args)
 
 
 def json_of(*args: str | Path) -> Any:
     result = run(*args, "--json")
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout, parse_constant=pytest.fail)
+    return json_in(result)
 
 
 def refusal(*args: str | Path) -> str:

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from typer.testing import CliRunner, Result
-
-from loraplan.cli import app
+from support.cli import invoke, json_in
+from typer.testing import Result
 
 PROFILE = "h100-64gb/llama-3.1-8b"
 GENERATE = {
@@ -30,13 +29,12 @@ SETTINGS: dict[str, Any] = {
 
 
 def run(*args: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(arg) for arg in args], env={"COLUMNS": "250"}, catch_exceptions=False)
+    return invoke(*args, columns=250)
 
 
 def json_of(*args: str | Path, code: int = 0) -> Any:
     result = run(*args, "--json")
-    assert result.exit_code == code, result.stderr
-    return json.loads(result.stdout, parse_constant=pytest.fail)
+    return json_in(result, code)
 
 
 def refusal(*args: str | Path, code: int = 2) -> str:

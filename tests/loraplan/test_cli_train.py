@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.cli import invoke
 from support.small_dataset import make_dataset
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from loraplan.cli import app
 from surrogate.model import Model
 
 
@@ -22,7 +22,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(*arguments: object) -> Result:
     words = [str(argument) for argument in (*arguments, "--set", "epochs=2", "--set", "device=cpu")]
-    return CliRunner().invoke(app, ["train", *words], env={"COLUMNS": "200"})
+    return invoke("train", *words)
 
 
 def test_it_writes_a_model_and_tells_its_errors(data: Path, tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
     data: Path, tmp_path: Path, arguments: tuple[str, ...], complaint: str
 ) -> None:
     words = [str(data), "-o", str(tmp_path / "model"), *arguments]
-    result = CliRunner().invoke(app, ["train", *words])
+    result = invoke("train", *words)
     assert result.exit_code == 2
     assert complaint in result.stderr
     assert result.stderr.count("\n") == 1

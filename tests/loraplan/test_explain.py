@@ -161,7 +161,9 @@ SHORT_OF: dict[str, tuple[Profile, int]] = {
 @pytest.mark.parametrize("resource", SHORT_OF)
 def test_what_binds_a_server_of_the_fluid_oracle(tmp_path: Path, resource: str) -> None:
     profile, slots = SHORT_OF[resource]
-    config = config_of(tmp_path, [(8, 0.05)] * 64, profile, solver={"name": "best_fit", "slots": [slots]})
+    config = config_of(
+        tmp_path, [(8, 0.05)] * 64, profile, solver={"name": "best_fit", "slots": [slots]}, oracle="fluid"
+    )
     found = explain(solve_config(config))
     assert found.oracle == "fluid"
     assert found.gpus[0].binding == resource

@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 import yaml
+from support.cli import invoke
 from support.oracles import small_problem
-from typer.testing import CliRunner
 
 import loraplan
-from loraplan.cli.commands import app
 from loraplan.errors import BadInputError
 from loraplan.export import Settings, export, servers_of
 from loraplan.export.servers import dns_names, file_name
@@ -48,7 +47,9 @@ HOSTILE = (
 @cache
 def plan_of(names: tuple[str, ...], ids: tuple[str, ...] = ("gpu-0", "gpu-1"), share: float = 1.0) -> Plan:
     """A plan with these names: the first adapter on both GPUs if ``share`` is below 1, the others dealt."""
-    plan = loraplan.solve(small_problem([(8, 25.0), (16, 15.0), (8, 25.0), (8, 0.0)]), solver="best_fit")
+    plan = loraplan.solve(
+        small_problem([(8, 25.0), (16, 15.0), (8, 25.0), (8, 0.0)]), solver="best_fit", oracle="fluid"
+    )
     adapters: list[list[PlannedAdapter]] = [[], []]
     for n, name in enumerate(names):
         part = share if n == 0 else 1.0
@@ -234,10 +235,10 @@ def test_what_cannot_be_deployed_is_refused() -> None:
 def test_the_command_writes_files_or_prints_them(tmp_path: Path) -> None:
     plan_of(("a", "b")).save(tmp_path / "plan.json")
     arguments = ["export", str(tmp_path / "plan.json"), "--format", "vllm"]
-    done = CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "out"), "--port", "9000"])
+    done = invoke(*arguments, "-o", tmp_path / "out", "--port", "9000")
     assert done.exit_code == 0, done.output
     script = tmp_path / "out" / "gpu-1.sh"
     assert "--port 9001" in script.read_text()
     assert os.access(script, os.X_OK)
-    printed = CliRunner().invoke(app, [*arguments[:2], "--format", "kubernetes"])
+    printed = invoke(*arguments[:2], "--format", "kubernetes")
     assert [part["kind"] for part in yaml.safe_load_all(printed.stdout)] == ["Deployment", "Service"] * 2

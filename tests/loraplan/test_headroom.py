@@ -53,7 +53,7 @@ def test_headroom_is_what_scaling_the_rates_by_hand_says(oracle: str, params: di
 
 def test_a_plan_for_headroom_evens_out_the_fullest_gpu() -> None:
     problem = small_problem([(8, 8.0), (8, 8.0), (8, 1.0), (8, 1.0)], counts=(2,))
-    plan = loraplan.solve(problem, "local_search", "headroom", time_limit_s=2.0)
+    plan = loraplan.solve(problem, "local_search", "headroom", time_limit_s=2.0, oracle="fluid")
     rates = sorted(sum(adapter.rate for adapter in gpu.adapters) for gpu in plan.gpus)
     assert rates == [9.0, 9.0]
     kind = ORACLES.get("fluid")

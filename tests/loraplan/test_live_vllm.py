@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.cli import invoke
 from support.vllm_env import vllm_command
-from typer.testing import CliRunner
 
 import loraplan
 from benchmarks.tiny_llama import Sizes, write_all
-from loraplan.cli.commands import app
 from loraplan.profiles import read_profile
 
 pytestmark = pytest.mark.vllm
@@ -21,7 +20,7 @@ SERVER = ("--cpu", "--vllm-args", "--disable-uvicorn-access-log --num-gpu-blocks
 
 
 def run(*arguments: object) -> Any:
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    done = invoke(*arguments)
     assert done.exit_code == 0, done.output
     return done
 

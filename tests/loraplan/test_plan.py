@@ -21,7 +21,9 @@ SCHEMA = jsonschema.Draft202012Validator(Plan.model_json_schema())
 @cache
 def two_gpus() -> Plan:
     """A plan with two GPUs and adapters of two ranks."""
-    return loraplan.solve(small_problem([(8, 25.0), (16, 15.0), (8, 25.0), (8, 0.0)]), solver="best_fit")
+    return loraplan.solve(
+        small_problem([(8, 25.0), (16, 15.0), (8, 25.0), (8, 0.0)]), solver="best_fit", oracle="fluid"
+    )
 
 
 def as_data(plan: Plan | None = None) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def test_a_plan_has_the_published_shape() -> None:
 def test_a_figure_that_is_not_finite_is_null_in_the_file() -> None:
     """JSON has no infinity: the wait at a GPU that is overloaded on purpose."""
     problem = loraplan.ProblemBuilder().adapter("hot", 8, 100.0, 200, 200).gpus("h100-64gb/llama-3.1-8b", 1)
-    plan = loraplan.solve(problem.constraints(0.01).build())
+    plan = loraplan.solve(problem.constraints(0.01).build(), oracle="fluid")
     data = as_data(plan)
     assert plan.complete
     assert data["gpus"][0]["predicted"]["ttft_s"] is None
@@ -160,7 +162,7 @@ def test_an_adapter_listed_twice_on_a_gpu_is_refused(tmp_path: Path) -> None:
 
 def test_a_plan_may_lack_some_of_an_adapter_s_replicas(tmp_path: Path) -> None:
     problem = small_problem([(8, 3.0), (8, 4.0)], counts=(3,), replicas={"a0": 2, "a1": 2}, max_adapters=1)
-    plan = loraplan.solve(problem, solver="best_fit")
+    plan = loraplan.solve(problem, solver="best_fit", oracle="fluid")
     assert not plan.complete
     shares = [adapter.share for gpu in plan.gpus for adapter in gpu.adapters if adapter.name == plan.unplaced[0]]
     assert 0 < sum(shares) < 1

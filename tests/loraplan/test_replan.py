@@ -39,7 +39,7 @@ def config_of(folder: Any, adapters: Rates, count: int = 6, **settings: Any) -> 
     table.write_text("\n".join(["name,rank,rate,tokens_in,tokens_out", *rows]) + "\n")
     workload = {"adapters": str(table), "horizon_s": 300, "lengths": {"law": "constant"}}
     fleet = [{"profile": PROFILE, "count": count, "price_per_hour": 2}]
-    return parse_config({"workload": workload, "fleet": fleet, "solver": "best_fit", **settings})
+    return parse_config({"workload": workload, "fleet": fleet, "solver": "best_fit", "oracle": "fluid", **settings})
 
 
 def run_of(config: Config, objective: Any = "gpu_count") -> Run:

@@ -42,7 +42,7 @@ def test_too_hot_adapters_get_the_fewest_replicas_that_fit() -> None:
 def test_what_no_number_of_gpus_carries_stays_whole() -> None:
     problem = small_problem([(8, 500.0), (8, 1.0)], counts=(4,))
     assert parts_of(problem) == {"a0": [1.0], "a1": [1.0]}
-    plan = loraplan.solve(problem)
+    plan = loraplan.solve(problem, oracle="fluid")
     assert not plan.complete
     assert "no GPU type carries adapter a0" in plan.reason
 
@@ -102,8 +102,8 @@ def test_replicas_keep_the_traffic_and_fit_alone(rates: list[float], gpus: int) 
 def test_a_plan_with_a_hot_adapter_is_served() -> None:
     adapters = [(8, 90.0), (8, 3.0), (16, 2.0)]
     problem = small_problem(adapters, served_fraction=0.99)
-    assert not loraplan.solve(small_problem(adapters, split=False), "best_fit").complete
-    plan = loraplan.solve(problem, "best_fit")
+    assert not loraplan.solve(small_problem(adapters, split=False), "best_fit", oracle="fluid").complete
+    plan = loraplan.solve(problem, "best_fit", oracle="fluid")
     homes = [gpu.id for gpu in plan.gpus for adapter in gpu.adapters if adapter.name == "a0"]
     assert len(homes) > 1
     assert len(set(homes)) == len(homes)

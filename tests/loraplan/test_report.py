@@ -13,9 +13,8 @@ import pandas as pd
 import pytest
 from support.bench_folder import HOSTILE, results_folder
 from support.browser import after, browser, run
-from typer.testing import CliRunner
+from support.cli import invoke
 
-from loraplan.cli import app
 from loraplan.plan import read_plan
 from loraplan.report import bench_data, page, plan_data
 from loraplan.report.answer import answer, in_words
@@ -106,9 +105,7 @@ def test_the_data_are_those_of_the_results(folder: Path, bench_page: Path) -> No
 def test_the_command_writes_both_pages(folder: Path, tmp_path: Path) -> None:
     plan = next((folder / "plans").glob("mine__hot__best_fit*"))
     for source, name in ((folder, "a.html"), (plan, "b.html")):
-        done = CliRunner().invoke(
-            app, ["report", str(source), "-o", str(tmp_path / name), "--seeds", "0", "--title", "<b>"]
-        )
+        done = invoke("report", source, "-o", tmp_path / name, "--seeds", "0", "--title", "<b>")
         assert done.exit_code == 0, done.stderr
         assert "<title>&lt;b&gt;</title>" in (tmp_path / name).read_text(encoding="utf-8")
 
@@ -119,7 +116,7 @@ def test_the_command_writes_both_pages(folder: Path, tmp_path: Path) -> None:
 def test_what_is_no_result_is_told(tmp_path: Path, what: str, complaint: str) -> None:
     (tmp_path / "empty").mkdir()
     output = tmp_path / ("missing/report.html" if what == "other" else "report.html")
-    done = CliRunner().invoke(app, ["report", str(tmp_path / what), "-o", str(output)])
+    done = invoke("report", tmp_path / what, "-o", output)
     assert done.exit_code == 2
     assert complaint in done.stderr
 

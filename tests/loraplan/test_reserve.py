@@ -58,7 +58,7 @@ def check_survival(problem: Problem, plan: Plan) -> None:
 @pytest.mark.parametrize("objective", ["gpu_count", "latency"])
 def test_the_loss_of_any_gpu_leaves_loads_that_are_kept(solver: Any, objective: str) -> None:
     problem = small_problem([(rank, 3 * rate) for rank, rate in ADAPTERS], counts=(6,), reserve=True)
-    plan = loraplan.solve(problem, solver, objective, time_limit_s=2.0)
+    plan = loraplan.solve(problem, solver, objective, time_limit_s=2.0, oracle="fluid")
     assert plan.complete, plan.reason
     assert len({gpu.max_rank for gpu in plan.gpus}) == 1
     check_survival(problem, plan)
@@ -74,30 +74,30 @@ def test_the_loss_of_any_gpu_leaves_loads_that_are_kept(solver: Any, objective: 
 )
 def test_the_reserve_keeps_the_other_constraints(limits: dict[str, Any]) -> None:
     problem = small_problem(ADAPTERS, counts=(8,), reserve=True, **limits)
-    plan = loraplan.solve(problem, "best_fit")
+    plan = loraplan.solve(problem, "best_fit", oracle="fluid")
     assert plan.complete, plan.reason
     check_survival(problem, plan)
 
 
 def test_what_fits_on_one_gpu_gets_two_of_which_each_carries_all() -> None:
     problem = small_problem([(8, 0.1), (8, 0.1), (16, 0.1)], counts=(4,), reserve=True)
-    plan = loraplan.solve(problem, "best_fit")
+    plan = loraplan.solve(problem, "best_fit", oracle="fluid")
     assert len(plan.gpus) == 2
     check_survival(problem, plan)
 
 
 def test_a_single_adapter_cannot_be_kept_in_reserve() -> None:
-    plan = loraplan.solve(small_problem([(8, 0.1)], reserve=True), "best_fit")
+    plan = loraplan.solve(small_problem([(8, 0.1)], reserve=True), "best_fit", oracle="fluid")
     assert not plan.complete
     assert plan.reason.startswith("reserve: no plan survives the loss of any GPU")
 
 
 def test_no_reserve_where_the_fleet_is_full() -> None:
     adapters = [(8, 10.0)] * 6
-    needed = len(loraplan.solve(small_problem(adapters), "best_fit").gpus)
+    needed = len(loraplan.solve(small_problem(adapters), "best_fit", oracle="fluid").gpus)
     assert needed > 1
     full = small_problem(adapters, counts=(needed,), reserve=True)
-    plan = loraplan.solve(full, "best_fit")
+    plan = loraplan.solve(full, "best_fit", oracle="fluid")
     assert plan.status == "unknown"
     assert plan.reason.startswith("reserve: no plan survives the loss of any GPU that plans for up to ")
     assert plan.fallbacks == {}
@@ -106,7 +106,7 @@ def test_no_reserve_where_the_fleet_is_full() -> None:
 def test_a_time_limit_ends_the_search_for_a_reserve() -> None:
     problem = small_problem([(8, 0.5)] * 60, counts=(8,), reserve=True)
     for limit in (0.0, 0.01, 0.05, 0.2):
-        plan = loraplan.solve(problem, "best_fit", time_limit_s=limit)
+        plan = loraplan.solve(problem, "best_fit", time_limit_s=limit, oracle="fluid")
         assert plan.complete or "time limit" in plan.reason
 
 
@@ -115,19 +115,21 @@ def test_a_type_that_takes_no_adapter_of_the_largest_rank() -> None:
     limits = narrow.limits.model_copy(update={"lora_ranks": (8, 16)})
     profiles = [server("wide"), narrow.model_copy(update={"limits": limits})]
     with pytest.raises(BadInputError, match="reserve: narrow takes no adapter of rank 32"):
-        loraplan.solve(small_problem([(32, 1.0), (8, 1.0)], counts=(2, 2), profiles=profiles, reserve=True))
+        loraplan.solve(
+            small_problem([(32, 1.0), (8, 1.0)], counts=(2, 2), profiles=profiles, reserve=True), oracle="fluid"
+        )
 
 
 def test_replicas_of_an_adapter_never_meet() -> None:
     problem = small_problem([(8, 4.0), (8, 3.0), (8, 2.0)], counts=(6,), reserve=True, replicas={"a0": 2})
-    plan = loraplan.solve(problem, "best_fit")
+    plan = loraplan.solve(problem, "best_fit", oracle="fluid")
     assert plan.complete, plan.reason
     for left in left_after_each_loss(plan).values():  # a plan that names an adapter twice on a GPU is refused
         assert sum(adapter.share for gpu in left.gpus for adapter in gpu.adapters if adapter.name == "a0") == 1.0
 
 
 def test_losses_that_a_plan_knows_nothing_of() -> None:
-    plan = loraplan.solve(small_problem([(8, 1.0)]), "best_fit")
+    plan = loraplan.solve(small_problem([(8, 1.0)]), "best_fit", oracle="fluid")
     with pytest.raises(BadInputError, match="solve with constraints"):
         without(plan, "gpu-0")
     with pytest.raises(BadInputError, match="the plan has no GPU 'gpu-1'; did you mean 'gpu-0'"):

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.cli import invoke
 from support.models import untrained_model
 from support.small_dataset import make_dataset
-from typer.testing import CliRunner
 
-from loraplan.cli import app
 from loraplan.rounds import FIRST_WORKLOAD, packed_rows
 from surrogate.dataset import read_dataset
 from surrogate.design import SCHEMA, Design
@@ -52,7 +51,7 @@ def test_training_in_rounds_goes_on_where_it_was(tmp_path: Path) -> None:
     pytest.importorskip("pytorch_lightning")
     data, out = make_dataset(tmp_path / "data"), tmp_path / "model"
     words = ["train", str(data), "-o", str(out), "--rounds", "2", "--problems", "2", "--set", "epochs=3"]
-    done = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
+    done = invoke(*words)
     assert done.exit_code == 0, done.stderr
     assert "round-2: of " in done.stdout
     assert read_manifest(data).parts.keys() == {"round-1", "round-2"}
@@ -60,6 +59,6 @@ def test_training_in_rounds_goes_on_where_it_was(tmp_path: Path) -> None:
     last = Model.load(out)
     assert last.card.data["parts"].keys() == {"round-1", "round-2"}
     shutil.rmtree(out / "round-2")
-    again = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
+    again = invoke(*words)
     assert again.exit_code == 0, again.stderr
     assert Model.load(out).to_bytes() == last.to_bytes()

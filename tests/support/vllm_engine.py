@@ -186,7 +186,7 @@ def main() -> None:
     vLLM loads the adapters of a step in the order of a set of names: one order, by one seed of their hashes.
     """
     if os.environ.get("PYTHONHASHSEED") != "0":
-        os.execve(sys.executable, sys.orig_argv, os.environ | {"PYTHONHASHSEED": "0"})
+        os.execve(sys.executable, sys.orig_argv, os.environ | {"PYTHONHASHSEED": "0"})  # noqa: S606
     new = record()
     Path(sys.argv[1]).write_bytes(gzip.compress(json.dumps(new, separators=(",", ":")).encode(), mtime=0))
     if len(sys.argv) > 2:
