@@ -43,7 +43,7 @@ from typer.testing import CliRunner
 from loraplan.cli import app
 
 for solver in sys.argv[1:]:
-    words = ["solve", "config.yaml", "--solver", solver, "--time-limit", "20", "--json"]
+    words = ["solve", "config.yaml", "--solver", solver, "--oracle", "fluid", "--time-limit", "20", "--json"]
     print(json.dumps([solver, CliRunner().invoke(app, words).stdout]))
 """
 

@@ -75,11 +75,14 @@ def test_the_table_of_headrooms_is_what_comes_out() -> None:
         assert found.starved_gpus == pytest.approx(int(starved), abs=0 if starved == "0" else 1)
 
 
-@pytest.mark.parametrize(("headroom", "gpus", "worst_ttft_s"), [(1.8, 4, (500, 2000)), (2.1, 6, (0.05, 1.0))])
+@pytest.mark.parametrize(
+    ("solver", "headroom", "gpus", "worst_ttft_s"),
+    [("best_fit", 1.5, 3, (1000, 7000)), ("best_fit", 2.1, 4, (25, 250)), ("greedy", 1.8, 6, (5, 80))],
+)
 def test_a_plan_for_the_peak_of_the_day_keeps_its_queues_short(
-    headroom: float, gpus: int, worst_ttft_s: tuple[float, float]
+    solver: str, headroom: float, gpus: int, worst_ttft_s: tuple[float, float]
 ) -> None:
-    changes = ["workload.arrivals={law: diurnal, amplitude: 0.8}", f"workload.headroom={headroom}", "solver=greedy"]
+    changes = ["workload.arrivals={law: diurnal, amplitude: 0.8}", f"workload.headroom={headroom}", f"solver={solver}"]
     plan = loraplan.solve_config(loraplan.load_config(EXAMPLE, changes))
     found = loraplan.validate(plan, seeds=1)
     assert (len(plan.gpus), found.starved_gpus) == (gpus, 0)
