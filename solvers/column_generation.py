@@ -19,6 +19,7 @@ from solvers.best_fit import BestFit, BestFitParams
 from solvers.bounds import Bound, next_total
 from solvers.classes import Items, make_items
 from solvers.construction import with_room
+from solvers.diving import Dive
 from solvers.enumeration import conclude_choice, enumerate_loads
 from solvers.integer import choose
 from solvers.local_search import LocalSearch, LocalSearchParams
@@ -43,12 +44,14 @@ class ColumnGenerationParams:
     Attributes:
         patience: rounds of pricing after which the search ends, whatever the gap.
         whole_s: seconds for each search of the best plan from the loads known.
+        dives: plans made by diving at most, where the gap is still open.
         enumerate: up to so many loads all are columns, and the choice among them is exact for any oracle and objective.
         local: patience of the local search that begins where costs differ from load to load.
     """
 
     patience: int = 400
     whole_s: float = 5.0
+    dives: int = 100
     enumerate: int = 20_000
     local: int = 24
 
@@ -126,6 +129,7 @@ class Generation:
             if not self._closed() and self.master.items is not self.items:
                 self._refine()
                 self._generate()
+            self._dive()
         except (SearchStoppedError, KeyboardInterrupt):
             if not self.best:
                 raise
@@ -203,6 +207,25 @@ class Generation:
             if stuck > 1:
                 return
             smooth = SMOOTH if any(fresh) else 0.0
+
+    def _dive(self) -> None:
+        """Plans by diving, as long as one GPU less might do."""
+        if not self.whole or not self.floor.exact:
+            return
+        rng = np.random.default_rng(self.search.seed)
+        for turn in range(self.params.dives):
+            if self._closed():
+                return
+            dive = Dive(self.search.problem, self.items, self.dearest, self.master.patterns, self.floor.of_type)
+            times = dive.run(self.pricing, self.value * (1 - EQUAL), rng if turn else None)
+            if times is not None:
+                loads = realise(self.search, self.items, dive.master.patterns, times)
+                if loads is not None:
+                    self._offer(loads)
+            for pattern in dive.master.patterns[len(self.master.patterns) :]:
+                self.master.add(pattern)
+            if turn % WHOLE_EVERY == WHOLE_EVERY - 1 and not self._closed():
+                self._whole(self.master.solve())
 
     def _gains(self, pattern: Pattern, prices: Prices) -> bool:
         """Whether the master will use the pattern."""

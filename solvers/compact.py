@@ -31,7 +31,7 @@ SPLITS = 60
 """Assignments solved at most."""
 ROOT_PART = 0.4
 """Part of the time for the linear relaxation."""
-MOST_VARIABLES = 60_000
+MOST_VARIABLES = 20_000
 """Of an assignment: with more, none is tried."""
 
 

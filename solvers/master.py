@@ -62,9 +62,9 @@ class Master:
         totals = items.totals
         for total in totals:
             self._solver.addRow(float(total), highspy.kHighsInf, 0, *none)
-        for gpu_type in problem.fleet.types:
-            self._solver.addRow(-highspy.kHighsInf, float(gpu_type.count), 0, *none)
-        self._solver.addRow(-highspy.kHighsInf, float(problem.gpus), 0, *none)
+        self._stock = [*(gpu_type.count for gpu_type in problem.fleet.types), problem.gpus]
+        for stock in self._stock:
+            self._solver.addRow(-highspy.kHighsInf, float(stock), 0, *none)
         self._prices = totals.size
         for row in range(totals.size):
             self._solver.addCol(dearest, 0.0, highspy.kHighsInf, 1, np.array([row], dtype=np.int32), np.ones(1))
@@ -82,6 +82,17 @@ class Master:
         weights = np.append(cover[rows], [1.0, 1.0])
         self._solver.addCol(pattern.cost, 0.0, highspy.kHighsInf, index.size, index, weights)
         return True
+
+    def want(self, counts: Floats) -> None:
+        """Cover only so many of each item from now on, shape (items,)."""
+        for row, total in enumerate(self.items.basis @ counts):
+            self._solver.changeRowBounds(row, float(total), highspy.kHighsInf)
+
+    def take(self, gpu_type: int, gpus: int) -> None:
+        """There are so many GPUs of this type less from now on."""
+        for row in (gpu_type, self._types):
+            self._stock[row] -= gpus
+            self._solver.changeRowBounds(self._prices + row, -highspy.kHighsInf, float(self._stock[row]))
 
     def solve(self) -> Prices:
         """Solve the linear relaxation."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -15,8 +16,8 @@ from solvers.classes import Items
 from solvers.knapsack import pack, relax, relax_all
 from solvers.master import Pattern
 
-STEPS = 3000
-"""Of the search for a whole solution in one bin type."""
+STEPS, DEEP = 3000, 300_000
+"""Of the search for a whole solution in one bin type; and in one that cannot be made finer."""
 SLOTS_TRIED = 3
 DROPS = (1, 2)
 """Adapters that are left out where a coarse bin type let in too many."""
@@ -57,8 +58,14 @@ class Pricing:
         self._prices = np.empty((0, self._height))
         self._xs = np.empty((0, items.counts.size), dtype=np.float32)
         self._warm: dict[int, None] = {}
+        self.left: Floats | None = None
+        """Shape (items,): how many there are still, if they are fewer than at first."""
         for root in union.roots():
             self._append(root)
+
+    @property
+    def _counts(self) -> Floats:
+        return self._items.counts if self.left is None else self.left
 
     @property
     def size(self) -> int:
@@ -126,7 +133,7 @@ class Pricing:
             worth,
             self._floors[:n],
             self._per_ms,
-            self._items.counts,
+            self._counts,
             limit_of,
             self._prices[:n],
             self._xs[:n],
@@ -181,7 +188,7 @@ class Pricing:
             worth,
             self._floors[one],
             self._per_ms,
-            self._items.counts,
+            self._counts,
             np.array([limit]),
             self._prices[one],
             self._xs[one],
@@ -198,26 +205,39 @@ class Pricing:
         """
         one, x = self._bins[k], self._xs[k].astype(np.float64)
         if one.slots[1] <= SURE * one.slots[0] + 1:
-            own, best = worth - self._floors[k] * self._per_ms, np.zeros(x.size)
-            value, done = pack(self._rows[k], own, self._items.counts, self._prices[k], limit, STEPS, best)
-            if value <= limit and done:
-                return []
-            if value > limit:
-                pattern = self._judged(one, best, own, limit)
-                if pattern is not None:
-                    found.append(pattern)
-                    self._warm[k] = None
-                    return None
+            best = np.zeros(x.size)
+            outcome = self._pack(k, worth, limit, STEPS, best, found)
+            if outcome != "open":
+                return [] if outcome == "none" else None
+            if best.any():
                 x = best
         finer = self._union.split(one, x)
         if len(finer) == 1 and finer[0] is one:
-            return None
+            return [] if self._pack(k, worth, limit, DEEP, x, found) == "none" else None
         if not finer:
             self._rows[k] = EXCLUDED
             self._prices[k] = 0.0
             return []
         prices = self._prices[k].copy()
         return [self._append(part, None if place else k, prices) for place, part in enumerate(finer)]
+
+    def _pack(
+        self, k: int, worth: Floats, limit: float, steps: int, best: Floats, found: list[Pattern]
+    ) -> Literal["none", "found", "open"]:
+        """Look for a load of more than the limit in one bin type; ``best`` is filled in with what it lets in, if any.
+
+        ``open``: there may be one.
+        """
+        own = worth - self._floors[k] * self._per_ms
+        value, done = pack(self._rows[k], own, self._counts, self._prices[k], limit, steps, best)
+        if value <= limit:
+            return "none" if done else "open"
+        pattern = self._judged(self._bins[k], best, own, limit)
+        if pattern is None:
+            return "open"
+        found.append(pattern)
+        self._warm[k] = None
+        return "found"
 
     def _judged(self, one: BinType, counts: Floats, own: Floats, limit: float) -> Pattern | None:
         """These items as a load that the oracle accepts, if need be without the least of them; None if it does not."""
