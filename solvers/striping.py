@@ -33,7 +33,7 @@ def orders(problem: Problem, chosen: Sequence[int] | None = None) -> tuple[Ints,
     return falling, np.concatenate(mixed) if mixed else falling
 
 
-def pour(search: Search, order: Ints, of_type: Floats, stock: Stock, most: float) -> list[GPULoad] | None:
+def pour(search: Search, order: Ints, of_type: Floats, stock: Stock) -> list[GPULoad] | None:
     """Fill GPUs with adapters in this order, each with as many as it takes.
 
     Args:
@@ -41,22 +41,20 @@ def pour(search: Search, order: Ints, of_type: Floats, stock: Stock, most: float
         order: the adapters, shape (adapters,).
         of_type: what a GPU of each type costs, shape (types,); of several the cheapest for what it takes is used.
         stock: of GPUs, which are taken from it.
-        most: the cost from which on no plan is wanted.
 
     Returns:
-        The loads; None if GPUs or the cost are used up before all adapters are placed.
+        The loads; None if the GPUs are used up before all adapters are placed.
     """
     fillers = {t: _Filler(search, t) for t in range(of_type.size)}
     loads: list[GPULoad] = []
-    cost, waiting = 0.0, order
+    waiting = order
     while waiting.size:
         options = [load for t in stock.types() if (load := fillers[t].fill(waiting)) is not None]
-        if not options or cost >= most:
+        if not options:
             return None
         best = min(options, key=lambda load: (of_type[load.gpu_type] / len(load.adapters), load.gpu_type))
         stock.take(best.gpu_type)
         loads.append(best)
-        cost += float(of_type[best.gpu_type])
         waiting = waiting[len(best.adapters) :]
     return loads
 
@@ -106,13 +104,18 @@ class _Filler:
         return loads[int(kept.argmax())] if kept.any() else None
 
 
-def poured(search: Search, of_type: Floats) -> list[GPULoad]:
-    """The cheaper of the plans of both orders; empty if neither places all adapters."""
-    best: list[GPULoad] = []
-    value = np.inf
+def poured(search: Search, of_type: Floats) -> list[list[GPULoad]]:
+    """The plans of both orders that place all adapters, the cheapest first."""
+    found: list[list[GPULoad]] = []
     for order in orders(search.problem):
-        loads = pour(search, order, of_type, Stock(search.problem), value)
-        if loads is not None and (cost := float(of_type[[load.gpu_type for load in loads]].sum())) < value:
-            best, value = loads, cost
-            search.publish(best, value)
-    return best
+        loads = pour(search, order, of_type, Stock(search.problem))
+        if loads is not None:
+            found.append(loads)
+            found.sort(key=lambda plan: cost_of(plan, of_type))
+            search.publish(found[0], cost_of(found[0], of_type))
+    return found
+
+
+def cost_of(loads: Sequence[GPULoad], of_type: Floats) -> float:
+    """What loads cost whose types say it all."""
+    return float(of_type[[load.gpu_type for load in loads]].sum())
