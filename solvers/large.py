@@ -35,7 +35,7 @@ ROUNDS = 60
 """Rounds of pricing at most."""
 LOOKS, EVERY = 3000, 100
 """Bin types that a round splits to find columns; between two plunges."""
-MOST_OPEN = 40_000
+MOST_OPEN = 30_000
 """Bin types that are kept open at most, which is a matter of memory: some 10 kB each."""
 ENOUGH = 1e-3
 """A round that finds no load worth more than this beyond its limit is followed by a proof."""
@@ -44,20 +44,16 @@ SETTLE, SMOOTH = 30, 0.5
 EQUAL = 1e-6
 
 
-def suits(search: Search, floor: CostFloor | None) -> bool:
-    """Whether this is for the problem: costs are those of GPU types, and nothing says what may be where."""
+def suits(search: Search, floor: CostFloor) -> bool:
+    """Whether this is for the problem: bin types, costs by GPU types, and nothing that says what may be where."""
     free = not search.problem.restricted and len(search.problem.units) == len(search.problem.adapters)
-    return floor is not None and floor.exact and free and bool((floor.of_type > 0).all())
+    if not (floor.exact and free and bool((floor.of_type > 0).all())):
+        return False
+    return search.oracle.bin_types(np.zeros(len(search.problem.adapters), dtype=np.int64)) is not None
 
 
-def solve_large(search: Search, floor: CostFloor, union_of: BinTypes | None = None) -> Solution:
-    """A plan and a bound.
-
-    Args:
-        search: whose problem ``suits``.
-        floor: of its objective.
-        union_of: bin types of the problem's items, if they are known.
-    """
+def solve_large(search: Search, floor: CostFloor) -> Solution:
+    """A plan and a bound; of a problem that ``suits`` and an oracle that has bin types."""
     plans = poured(search, floor.of_type)
     if not plans:
         first = BestFit(BestFitParams()).solve(search)
@@ -65,7 +61,7 @@ def solve_large(search: Search, floor: CostFloor, union_of: BinTypes | None = No
             return first
         plans = [list(first.loads)]
     items = make_items(search.problem)
-    union = union_of or search.oracle.bin_types(items.group_of)
+    union = search.oracle.bin_types(items.group_of)
     assert union is not None  # noqa: S101
     proof = Proof(search, floor, items, union, plans)
     with suppress(SearchStoppedError, KeyboardInterrupt):
@@ -105,7 +101,9 @@ class Outer:
         """Add a load by how much of each item it has, shape (items,)."""
         cover = self._items.basis @ counts
         rows = np.flatnonzero(cover)
-        self._add(cost, [*rows.tolist(), self._rows + gpu_type, self._rows + self._types], np.append(cover[rows], [1, 1]))
+        self._add(
+            cost, [*rows.tolist(), self._rows + gpu_type, self._rows + self._types], np.append(cover[rows], [1, 1])
+        )
 
     def _add(self, cost: float, rows: list[int], weights: Floats) -> None:
         self._solver.addCol(cost, 0.0, highspy.kHighsInf, len(rows), np.array(rows, dtype=np.int32), weights)
@@ -145,7 +143,7 @@ class Proof:
         self._warm: list[_Open] = []
         for load in (load for plan in plans for load in plan):
             counts = np.bincount(items.group_of[list(load.adapters)], minlength=items.counts.size).astype(np.float64)
-            self.master.add(load.gpu_type, counts, float(floor.of_type[load.gpu_type]))
+            self._add(load.gpu_type, counts)
 
     @property
     def closed(self) -> bool:
@@ -159,8 +157,9 @@ class Proof:
             found = self._price(self._smoothed(prices), LOOKS)
             if self.closed or not found:
                 break
+        prices = self._settled()
         if not self.closed:
-            self._price(self._settled(), 10**9)
+            self._price(prices, 10**9)
 
     def _settled(self) -> Prices:
         """Prices at which no load of the bin types in which some were found is worth more than it costs."""
@@ -251,9 +250,11 @@ class Proof:
         return value, _Open(replace(one, rows=one.rows.astype(np.float32)), prices, x.astype(np.float32))
 
     def _column(self, entry: _Open) -> int:
-        t = entry.one.gpu_type
-        self.master.add(t, entry.x.astype(np.float64), float(self.floor.of_type[t]))
+        self._add(entry.one.gpu_type, entry.x.astype(np.float64))
         return 1
+
+    def _add(self, gpu_type: int, counts: Floats) -> None:
+        self.master.add(gpu_type, counts, float(self.floor.of_type[gpu_type]))
 
     def conclude(self) -> Solution:
         """What there is to say."""

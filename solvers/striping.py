@@ -18,7 +18,9 @@ from solvers.base import Search
 from solvers.construction import SlotChoices, Stock
 
 GOLDEN = 0.5 * (5.0**0.5 - 1.0)
-NEAR = 1
+SLOTS = tuple(sorted({round(2.0 ** (k / 7)) for k in range(64)}))
+"""Numbers of slots that are tried, in steps of a tenth: each GPU is one of many alike, so that a little counts."""
+NEAR = 2
 """So many numbers of slots above and below those of the GPU before are tried first."""
 
 
@@ -64,7 +66,7 @@ class _Filler:
 
     def __init__(self, search: Search, gpu_type: int) -> None:
         self._search, self._type = search, gpu_type
-        self._choices = SlotChoices(search.problem)
+        self._choices = SlotChoices(search.problem, SLOTS)
         self._size, self._slots = 64, 0
 
     def fill(self, waiting: Ints) -> GPULoad | None:
