@@ -22,6 +22,7 @@ from solvers.construction import with_room
 from solvers.diving import Dive
 from solvers.enumeration import conclude_choice, enumerate_loads
 from solvers.integer import choose
+from solvers.large import solve_large, suits
 from solvers.local_search import LocalSearch, LocalSearchParams
 from solvers.master import Master, Pattern, Prices
 from solvers.pricing import Pricing
@@ -80,6 +81,8 @@ class ColumnGeneration(Solver):
         """Search until bound and value meet, or patience or time is at its end."""
         search.check()
         floor = search.objective.floor(search.problem)
+        if floor is not None and len(search.problem.adapters) > MANY and suits(search, floor):
+            return solve_large(search, floor)
         listed = enumerate_loads(search, self._params.enumerate)
         if listed is not None:
             return conclude_choice(search, listed, choose(search, listed), "column_generation")

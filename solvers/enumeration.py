@@ -59,6 +59,8 @@ class Loads:
 def enumerate_loads(search: Search, most: int) -> Loads | None:
     """All loads of a problem; None if more than ``most`` would have to be judged."""
     problem = search.problem
+    if len(problem.units) * len(problem.fleet.types) * len(problem.adapters) > most:
+        return None  # there are at least as many combinations as units
     kinds: dict[Kind, list[tuple[int, ...]]] = {}
     for unit, kind in zip(problem.units, kinds_of_units(problem), strict=True):
         kinds.setdefault(kind, []).append(unit)
