@@ -1,4 +1,4 @@
-"""Diving: a plan by fixing one load of the solved master after the other, with new loads for what is left in between."""
+"""Diving: a plan by fixing one load of the solved master after the other, with new loads for what is left."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Dive:
                 break
             paid = (self._paid + prices.types + prices.gpus) * (1.0 + WHOLE)
             found = pricing.price(prices.items, paid, COLUMNS, LOOKS).patterns
-            if not any([self.master.add(pattern) for pattern in found]):
+            if not sum(self.master.add(pattern) for pattern in found):
                 break
         if prices.missing > WHOLE or not prices.value < below or not math.isfinite(prices.value):
             return None
