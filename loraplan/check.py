@@ -15,7 +15,7 @@ from loraplan.config import build
 from loraplan.errors import BadInputError
 from loraplan.headroom import Headroom
 from loraplan.oracle import ORACLES, Oracle
-from loraplan.plan import Certificate, Plan
+from loraplan.plan import AdapterWorth, Certificate, Plan
 from loraplan.problem import GPULoad, Problem
 from loraplan.recorded import Recorded, recorded
 from loraplan.registry import Chosen, choose
@@ -150,17 +150,23 @@ def _bound(plan: Plan, made: Recorded, chosen: Chosen, oracle: Oracle, objective
 
 def _prices(problem: Problem, certificate: Certificate) -> dict[str, object]:
     """The prices in the order of the problem's adapters and types."""
-    worth: dict[str, deque[float]] = defaultdict(deque)
+    given: dict[str, deque[AdapterWorth]] = defaultdict(deque)
     for one in certificate.adapters:
-        worth[one.name].append(one.worth)
+        given[one.name].append(one)
     ordered = []
     for adapter in problem.adapters:
-        name = adapter.name if adapter.name in worth else adapter.name.rpartition("#")[0]
-        if not worth[name]:
+        name = adapter.name if adapter.name in given else adapter.name.rpartition("#")[0]
+        if not given[name]:
             raise BadInputError(f"certificate: it has no price of adapter {adapter.name}")
-        ordered.append(worth[name].popleft())
-    rents = [certificate.rents.get(gpu_type.profile.name, 0.0) for gpu_type in problem.fleet.types]
-    return {"worth": ordered, "rents": rents, "rent": certificate.rent, "bound": certificate.bound}
+        ordered.append(given[name].popleft())
+    items = [one.item for one in ordered]
+    return {
+        "worth": [one.worth for one in ordered],
+        "items": None if None in items else items,
+        "rents": [certificate.rents.get(gpu_type.profile.name, 0.0) for gpu_type in problem.fleet.types],
+        "rent": certificate.rent,
+        "bound": certificate.bound,
+    }
 
 
 def _listed(made: Recorded, chosen: Chosen, oracle: Oracle, objective: Objective) -> float:

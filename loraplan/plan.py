@@ -98,6 +98,9 @@ class AdapterWorth(_Part):
 
     name: str
     worth: NonNegative
+    item: int | None = Field(
+        default=None, description="adapters of one number may be checked as one, as light as the lightest of them"
+    )
 
 
 class Certificate(_Part):

@@ -72,6 +72,7 @@ class Bound:
             "kind": "prices",
             "bound": self.value,
             "worth": [float(one) for one in worth],
+            "items": [int(one) for one in self.items.group_of],
             "rents": [float(one) for one in self.rents],
             "rent": float(self.rent),
         }

@@ -144,10 +144,10 @@ def test_a_false_claim_is_found(proven: Plan, number: int) -> None:
     assert not found[what].fine, found
 
 
-@pytest.mark.parametrize("factor", [0.0, 0.5, 0.9, 0.99, 1.5, 2.0, 10.0])
+@pytest.mark.parametrize("factor", [0.0, 0.2, 0.4, 0.55, 1.5, 2.0, 10.0])
 @pytest.mark.parametrize("objective", ["gpu_count", "cost"])
 def test_prices_that_prove_less_than_is_claimed(tmp_path: Path, factor: float, objective: str) -> None:
-    """Worth more: some load is worth more than it costs; less: the sum falls short of the bound."""
+    """Worth more: some load is worth more than it costs; less: the next total of GPU costs falls short of the bound."""
     plan = proven_by("prices", tmp_path, objective)
     data = plan.model_dump(mode="json")
     for one in data["certificate"]["adapters"]:

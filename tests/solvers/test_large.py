@@ -59,9 +59,10 @@ def test_bounds_are_bounds(monkeypatch: pytest.MonkeyPatch, oracle: str, objecti
     monkeypatch.setattr(column_generation, "MANY", 0)
     bounded = 0
     for seed in range(6):
-        search = make_search(tiny_problem(seed), objective, oracle, seconds=1.0)
+        problem = tiny_problem(seed)
+        least = least_cost(make_search(problem, objective, oracle, seconds=60.0))
+        search = make_search(problem, objective, oracle, seconds=2.0)
         solution = solve(search)
-        least = least_cost(make_search(search.problem, objective, oracle, seconds=60.0))
         if solution.status in ("optimal", "feasible"):
             assert least is not None
             assert complaint(search.problem, solution) == ""
