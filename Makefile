@@ -36,7 +36,7 @@ bench: .venv/installed
 	$(BIN)/loraplan bench tiny 'paper-synthetic/128-*' --solvers greedy,best_fit --time-limit 30 --twin-seeds 1 --check benchmarks/results/latest.csv
 
 test: .venv/developing
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 slow: .venv/developing
 	$(BIN)/python -m pytest -q -m slow
