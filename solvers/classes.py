@@ -13,8 +13,9 @@ from loraplan.problem import Problem
 from loraplan.workload import Floats, Ints
 from solvers.construction import length_laws
 
-MOST_ITEMS = 300
-"""Beyond, adapters that are nearly alike are priced as one item, as light as the lightest of them."""
+MOST_KINDS, MOST_ITEMS = 3000, 300
+"""Kinds of adapters beyond which those that are nearly alike are priced as one item, as light as the lightest of them,
+so that there are so many items."""
 MOST_PRICES = 60
 """Beyond, prices of items are linear between so many knots: fewer to be found, and bounds all the same."""
 MOST_LAWS = 8
@@ -58,7 +59,7 @@ def make_items(problem: Problem) -> Items:
     for i, family in enumerate(families):
         kinds[family, size[i]].append(i)
     keys = sorted(kinds, key=lambda key: (key[0], -key[1]))
-    cells = [[key] for key in keys] if len(keys) <= MOST_ITEMS else _merged(keys, kinds)
+    cells = [[key] for key in keys] if len(keys) <= MOST_KINDS else _merged(keys, kinds)
     members = [sorted((i for key in cell for i in kinds[key]), key=lambda i: -problem.rates[i]) for cell in cells]
     group_of = np.empty(len(families), dtype=np.int64)
     for item, mine in enumerate(members):

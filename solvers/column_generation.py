@@ -34,6 +34,8 @@ SMOOTH, COLUMNS, WHOLE_EVERY, LOOKS = 0.6, 6, 25, 1000
 """How far prices are drawn to those of the best bound; loads of one pricing; rounds between searches of a plan."""
 
 
+COARSE_DIVES = 3
+"""Plans by diving while prices are few."""
 MARGIN = 1e-4
 """By how much, relatively, more than a step is to be proven, so that no rounding error matters."""
 
@@ -110,7 +112,7 @@ class Generation:
         assert union is not None  # noqa: S101
         self.floor = floor
         per_ms = np.array([floor.per_ms[list(mine)].min() for mine in self.items.members])
-        self.pricing = Pricing(search, union, self.items, per_ms)
+        self.pricing = Pricing(search, union, self.items, floor.of_type, per_ms)
         self.bound = Bound(problem, self.items, floor)
         self.best: tuple[GPULoad, ...] = ()
         self.value = math.inf
@@ -130,9 +132,10 @@ class Generation:
                 return first
             self._generate()
             if not self._closed() and self.master.items is not self.items:
+                self._dive(min(self.params.dives, COARSE_DIVES))
                 self._refine()
                 self._generate()
-            self._dive()
+            self._dive(self.params.dives)
         except (SearchStoppedError, KeyboardInterrupt):
             if not self.best:
                 raise
@@ -188,7 +191,7 @@ class Generation:
         smooth, stuck, since = 0.0, 0, 0
         for _ in range(self.params.patience):
             prices = self.master.solve()
-            known = self.pricing.again(prices.items, self._paid(prices) * (1.0 + EQUAL), 3 * COLUMNS)
+            known = self.pricing.again(prices.items, self._limits(prices), 3 * COLUMNS)
             if sum(self.master.add(pattern) for pattern in known):
                 continue
             asked = self._smoothed(prices, smooth)
@@ -211,21 +214,23 @@ class Generation:
                 return
             smooth = SMOOTH if any(fresh) else 0.0
 
-    def _dive(self) -> None:
+    def _dive(self, dives: int) -> None:
         """Plans by diving, as long as one GPU less might do."""
         if not self.whole or not self.floor.exact:
             return
         rng = np.random.default_rng(self.search.seed)
-        for turn in range(self.params.dives):
+        for turn in range(dives):
             if self._closed():
                 return
-            dive = Dive(self.search.problem, self.items, self.dearest, self.master.patterns, self.floor.of_type)
-            times = dive.run(self.pricing, self.value * (1 - EQUAL), rng if turn else None)
-            if times is not None:
-                loads = realise(self.search, self.items, dive.master.patterns, times)
+            known = list(self.master.patterns)
+            dive = Dive(self.search.problem, self.master.items, self.dearest, known, self.floor.of_type)
+            chosen = dive.run(self.pricing, self.value * (1 - EQUAL), rng if turn else None)
+            if chosen is not None:
+                patterns, times = [pattern for pattern, _ in chosen], np.array([often for _, often in chosen])
+                loads = realise(self.search, self.items, patterns, times)
                 if loads is not None:
                     self._offer(loads)
-            for pattern in dive.master.patterns[len(self.master.patterns) :]:
+            for pattern in known[len(self.master.patterns) :]:
                 self.master.add(pattern)
             if turn % WHOLE_EVERY == WHOLE_EVERY - 1 and not self._closed():
                 self._whole(self.master.solve())
@@ -296,7 +301,7 @@ class Generation:
         seconds = self.params.whole_s
         if self.search.deadline is not None:
             seconds = min(seconds, max(0.0, 0.5 * (self.search.deadline - time.monotonic())))
-        times = self.master.whole(seconds)
+        times = self.master.whole(seconds) if self.master.items is self.items else None  # few prices: any would do
         patterns = self.master.patterns
         for chosen in (times, np.floor(prices.used + 1e-6), np.round(prices.used)):
             if chosen is not None:

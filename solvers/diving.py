@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,61 +19,85 @@ SPREAD = 0.3
 WHOLE = 1e-6
 
 
+@dataclass(eq=False)
 class Dive:
-    """One way down; another one with other random numbers."""
+    """One way down; another one with other random numbers.
 
-    def __init__(self, problem: Problem, items: Items, dearest: float, patterns: list[Pattern], paid: Floats) -> None:
-        """Begin with loads that are known.
+    Attributes:
+        problem, items, dearest: as `Master` takes them. The coarser the prices of the items, the fewer loads the master
+            needs to know, and the less it notices that two of them have the same adapters: these are taken out of all
+            loads as soon as one of them is fixed.
+        known: loads to begin with; afterwards those found on the way, too.
+        paid: shape (types,), what a GPU of each type costs at least.
+    """
 
-        Args:
-            problem, items, dearest: as `Master` takes them.
-            patterns: known loads.
-            paid: shape (types,), what a GPU of each type costs at least.
-        """
-        self._paid = paid
-        self.master = Master(problem, items, dearest)
-        for pattern in patterns:
-            self.master.add(pattern)
-        self._left = items.counts.copy()
+    problem: Problem
+    items: Items
+    dearest: float
+    known: list[Pattern]
+    paid: Floats
 
-    def run(self, pricing: Pricing, below: float, rng: np.random.Generator | None) -> Floats | None:
-        """How often to use each of the master's patterns, shape (patterns,), at a cost below ``below``; None if not.
+    def run(self, pricing: Pricing, below: float, rng: np.random.Generator | None) -> list[tuple[Pattern, int]] | None:
+        """Loads and how often to use each, at a cost below ``below``; None if there were none.
 
         Raises:
             SearchStoppedError: the time is up.
         """
-        times, cost = np.zeros(len(self.master.patterns)), 0.0
+        left, cost, chosen = self.items.counts.copy(), 0.0, list[tuple[Pattern, int]]()
         try:
-            while self._left.any():
-                used = self._relaxed(pricing, below - cost)
-                if used is None:
+            while left.any():
+                pricing.left = left
+                solved = self._relaxed(pricing, left, chosen, below - cost)
+                if solved is None:
                     return None
-                fixed = np.floor(used + WHOLE)
-                if not fixed.any():
-                    chance = 1.0 if rng is None else 1.0 + SPREAD * rng.random(used.size)
-                    fixed[int((used * chance).argmax())] = 1.0
-                times = np.append(times, np.zeros(used.size - times.size)) + fixed
-                for place in np.flatnonzero(fixed):
-                    pattern = self.master.patterns[place]
-                    self._left = np.maximum(self._left - fixed[place] * pattern.counts, 0.0)
-                    cost += float(fixed[place]) * pattern.cost
-                    self.master.take(pattern.load.gpu_type, int(fixed[place]))
-                self.master.want(self._left)
+                patterns, used = solved
+                for pattern, times in _fixed(patterns, used, left, rng):
+                    left = np.maximum(left - times * pattern.counts, 0.0)
+                    cost += times * pattern.cost
+                    chosen.append((pattern, times))
         finally:
             pricing.left = None
-        return times if cost < below else None
+        return chosen if cost < below else None
 
-    def _relaxed(self, pricing: Pricing, below: float) -> Floats | None:
-        """How often each pattern is used for what is left; None if that costs too much, or cannot be had."""
-        pricing.left = self._left
+    def _relaxed(
+        self, pricing: Pricing, left: Floats, chosen: list[tuple[Pattern, int]], below: float
+    ) -> tuple[list[Pattern], Floats] | None:
+        """Loads for what is left and how much of each is used; None if that costs too much, or cannot be had."""
+        master = Master(self.problem, replace(self.items, counts=left), self.dearest)
+        for pattern, times in chosen:
+            master.take(pattern.load.gpu_type, times)
+        for pattern in self.known:
+            counts = np.minimum(pattern.counts, left)
+            if pattern.whole and counts.any():
+                master.add(replace(pattern, counts=counts))
         for turn in range(ROUNDS + 1):
-            prices = self.master.solve()
+            prices = master.solve()
             if turn == ROUNDS:
                 break
-            paid = (self._paid + prices.types + prices.gpus) * (1.0 + WHOLE)
-            found = pricing.price(prices.items, paid, COLUMNS, LOOKS).patterns
-            if not sum(self.master.add(pattern) for pattern in found):
+            limits = (self.paid + prices.types + prices.gpus) * (1.0 + WHOLE)
+            found = pricing.price(prices.items, limits, COLUMNS, LOOKS).patterns
+            fresh = [pattern for pattern in found if pattern.whole and master.add(pattern)]
+            self.known.extend(fresh)
+            if not fresh:
                 break
-        if prices.missing > WHOLE or not prices.value < below or not math.isfinite(prices.value):
+        if prices.missing > WHOLE or not prices.value < below:
             return None
-        return prices.used
+        return master.patterns, prices.used
+
+
+def _fixed(
+    patterns: list[Pattern], used: Floats, left: Floats, rng: np.random.Generator | None
+) -> list[tuple[Pattern, int]]:
+    """All loads that are used at least once, as often as there are adapters for; else the one that is used most."""
+    chosen = []
+    for place in np.flatnonzero(used >= 1.0 - WHOLE):
+        counts = patterns[place].counts
+        there = left[counts > 0] / counts[counts > 0]
+        times = int(min(used[place] + WHOLE, float(there.min())))
+        if times:
+            chosen.append((patterns[place], times))
+            left = np.maximum(left - times * counts, 0.0)
+    if chosen:
+        return chosen
+    chance = 1.0 if rng is None else 1.0 + SPREAD * rng.random(used.size)
+    return [(patterns[int((used * chance).argmax())], 1)]

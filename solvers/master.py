@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import highspy
 import numpy as np
@@ -14,17 +15,19 @@ from solvers.classes import Items
 
 @dataclass(frozen=True, eq=False)
 class Pattern:
-    """A load that the oracle accepts, by items.
+    """A load that the oracle accepts, by items; or parts of adapters that a bin type takes.
 
     Attributes:
-        load: with some adapters of these items.
+        load: with some adapters of these items; of parts of adapters, only its GPU type is meant.
         counts: shape (items,).
         cost: of the load.
+        whole: whether it is a load, and not made of parts.
     """
 
     load: GPULoad
     counts: Floats
     cost: float
+    whole: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +71,10 @@ class Master:
         self._prices = totals.size
         for row in range(totals.size):
             self._solver.addCol(dearest, 0.0, highspy.kHighsInf, 1, np.array([row], dtype=np.int32), np.ones(1))
+        pairs = exchanges(problem, items)
+        for pair in pairs:
+            self._solver.addCol(0.0, 0.0, highspy.kHighsInf, 2, np.array(pair, dtype=np.int32), np.array([-1.0, 1.0]))
+        self._first = totals.size + len(pairs)
 
     def add(self, pattern: Pattern) -> bool:
         """Add a column; False if one of the same items on this GPU type is there."""
@@ -103,7 +110,7 @@ class Master:
         scarce = np.maximum(-duals[self._prices :], 0.0)
         value = float(self._solver.getInfo().objective_function_value)
         items = self.items.basis.T @ asked
-        used = values[self._prices :]
+        used = values[self._first :]
         return Prices(value, items, scarce[:-1], float(scarce[-1]), used, float(values[: self._prices].sum()))
 
     def whole(self, seconds: float, copies: Floats | None = None, cutoff: float = np.inf) -> Floats | None:
@@ -111,9 +118,10 @@ class Master:
         model = self._solver.getModel()
         solver = _quiet()
         solver.passModel(model)
-        columns = np.arange(self._prices + len(self.patterns), dtype=np.int32)
+        columns = np.arange(self._first + len(self.patterns), dtype=np.int32)
         whole = np.full(columns.size, highspy.HighsVarType.kInteger)
-        for column in range(self._prices):
+        parts = [self._first + place for place, pattern in enumerate(self.patterns) if not pattern.whole]
+        for column in (*range(self._prices), *parts):
             solver.changeColBounds(column, 0.0, 0.0)
         solver.changeColsIntegrality(columns.size, columns, whole)
         solver.setOptionValue("time_limit", max(seconds, 0.01))
@@ -124,7 +132,23 @@ class Master:
         solution = solver.getSolution()
         if not solution.value_valid:
             return None
-        return np.round(np.array(solution.col_value)[self._prices :])
+        return np.round(np.array(solution.col_value)[self._first :])
+
+
+def exchanges(problem: Problem, items: Items) -> list[tuple[int, int]]:
+    """Prices of which the first is at least the second: a load may always have a smaller adapter of the family instead.
+
+    As columns of a master they keep its prices from going astray while it knows few loads (dual-optimal inequalities:
+    Ben Amor, Desrosiers and Valerio de Carvalho, 2006).
+    """
+    sizes = np.array([problem.offered[list(members)].mean() for members in items.members])
+    knots = (items.basis @ sizes) / items.basis.sum(axis=1)
+    families = items.family[items.basis.argmax(axis=1)]
+    pairs: list[tuple[int, int]] = []
+    for family in np.unique(families):
+        mine = np.flatnonzero(families == family)
+        pairs += pairwise(mine[np.argsort(-knots[mine], kind="stable")].tolist())
+    return pairs
 
 
 def _quiet() -> highspy.Highs:

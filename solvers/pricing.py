@@ -34,7 +34,7 @@ class Priced:
 
     Attributes:
         upper: shape (types,), no load of the type is worth more (less its least cost beyond that of the type).
-        patterns: loads that are worth more than the limit.
+        patterns: loads that are worth more than the limit; and parts of loads, where no more is known.
         done: whether there are no others, as far as bin types can tell.
     """
 
@@ -46,9 +46,9 @@ class Priced:
 class Pricing:
     """Keeps the bin types, finer where it mattered, from one pricing to the next."""
 
-    def __init__(self, search: Search, union: BinTypes, items: Items, per_ms: Floats) -> None:
-        """``per_ms``, shape (items,): what an item costs for each ms of a load's ITL."""
-        self._search, self._union, self._items, self._per_ms = search, union, items, per_ms
+    def __init__(self, search: Search, union: BinTypes, items: Items, of_type: Floats, per_ms: Floats) -> None:
+        """What a load costs at least: shape (types,), and for each ms of its ITL, shape (items,)."""
+        self._search, self._union, self._items, self._of_type, self._per_ms = search, union, items, of_type, per_ms
         most = search.problem.constraints.max_adapters
         self._extra = None if most is None else np.full((1, items.counts.size), 1.0 / most)
         self._height = union.rows + (most is not None)
@@ -213,7 +213,10 @@ class Pricing:
                 x = best
         finer = self._union.split(one, x)
         if len(finer) == 1 and finer[0] is one:
-            return [] if self._pack(k, worth, limit, DEEP, x, found) == "none" else None
+            outcome = self._pack(k, worth, limit, DEEP, x, found)
+            if outcome == "open":
+                found.append(self._parts(k))
+            return [] if outcome == "none" else None
         if not finer:
             self._rows[k] = EXCLUDED
             self._prices[k] = 0.0
@@ -238,6 +241,12 @@ class Pricing:
         found.append(pattern)
         self._warm[k] = None
         return "found"
+
+    def _parts(self, k: int) -> Pattern:
+        """The best that a bin type takes of parts of adapters."""
+        one, counts = self._bins[k], self._xs[k].astype(np.float64)
+        cost = float(self._of_type[one.gpu_type] + one.floor_ms * (self._per_ms @ counts))
+        return Pattern(GPULoad(one.gpu_type, (), one.slots[0]), counts, cost, whole=False)
 
     def _judged(self, one: BinType, counts: Floats, own: Floats, limit: float) -> Pattern | None:
         """These items as a load that the oracle accepts, if need be without the least of them; None if it does not."""

@@ -17,7 +17,7 @@ from loraplan.problem import Problem, ProblemBuilder
 from objectives import OBJECTIVES
 from solvers import SOLVERS, Search, Solution
 from solvers.base import SearchStoppedError
-from solvers.classes import MOST_ITEMS, make_items
+from solvers.classes import MOST_ITEMS, MOST_KINDS, make_items
 
 CLOSE = 1e-6
 
@@ -165,10 +165,10 @@ def test_a_thousand_equal_adapters_are_one_item() -> None:
 
 def test_many_different_adapters_are_few_items_as_light_as_the_lightest() -> None:
     rng = np.random.default_rng(0)
-    problem = small_problem([(8, float(rate)) for rate in rng.lognormal(-2, 1.5, 2000)], counts=(40,))
+    problem = small_problem([(8, float(rate)) for rate in rng.lognormal(-2, 1.5, MOST_KINDS + 1)], counts=(40,))
     items = make_items(problem)
     assert items.counts.size <= MOST_ITEMS
-    assert sorted(i for mine in items.members for i in mine) == list(range(2000))
+    assert sorted(i for mine in items.members for i in mine) == list(range(MOST_KINDS + 1))
     least = [min(problem.rates[i] for i in mine) for mine in items.members]
     lost = sum(problem.rates) - float(np.dot(least, items.counts))
     assert lost <= 0.01 * sum(problem.rates)
