@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +15,12 @@ from loraplan.problem import Problem
 from loraplan.workload import Floats, Ints
 from solvers.construction import length_laws
 
-MOST_KINDS, MOST_ITEMS = 3000, 300
+MOST_KINDS, MOST_ITEMS = 3000, 900
 """Kinds of adapters beyond which those that are nearly alike are priced as one item, as light as the lightest of them,
 so that there are so many items."""
-MOST_PRICES = 60
-"""Beyond, prices of items are linear between so many knots: fewer to be found, and bounds all the same."""
+MOST_PRICES, MERGED_PRICES = 60, 120
+"""Items beyond which prices are linear between so many knots: fewer to be found, and bounds all the same; and knots of
+items that were merged."""
 MOST_LAWS = 8
 """Length laws beyond which adapters are told apart by their tokens/s only."""
 
@@ -77,7 +80,7 @@ def make_items(problem: Problem) -> Items:
         family_of,
         counts,
         allowed,
-        _basis(family_of, sizes, counts),
+        _basis(family_of, sizes, counts, MOST_PRICES if len(cells) == len(keys) else MERGED_PRICES),
         _ends(family_of, sizes),
         alike=len(cells) == len(keys) and not laws_merged,
     )
@@ -108,11 +111,19 @@ def _merged(
 
     Cells are halved, each time the one that loses most.
     """
-    import heapq
+    total = sum(size * len(kinds[family, size]) for family, size in keys) or 1.0
+    roots = sum(math.sqrt(size) * len(kinds[family, size]) for family, size in keys) or 1.0
+
+    def worth(size: float) -> float:
+        """Part of what all adapters weigh, in rows that are linear in the size and in those that rise more slowly."""
+        return size / total + math.sqrt(size) / roots
+
+    def lost(cell: list[tuple[int, float]]) -> list[float]:
+        least = worth(cell[-1][1])
+        return [(worth(size) - least) * len(kinds[family, size]) for family, size in cell]
 
     def entry(cell: list[tuple[int, float]]) -> tuple[float, int, list[tuple[int, float]]]:
-        least = cell[-1][1]
-        return -sum((size - least) * len(kinds[family, size]) for family, size in cell), id(cell), cell
+        return -sum(lost(cell)), id(cell), cell
 
     by_family: dict[int, list[tuple[int, float]]] = defaultdict(list)
     for key in keys:
@@ -121,18 +132,17 @@ def _merged(
     heapq.heapify(heap)
     while len(heap) < MOST_ITEMS and heap[0][0] < 0:
         _, _, cell = heapq.heappop(heap)
-        least = cell[-1][1]
-        loss = np.cumsum([(size - least) * len(kinds[family, size]) for family, size in cell])
+        loss = np.cumsum(lost(cell))
         middle = min(max(int(np.searchsorted(loss, loss[-1] / 2)) + 1, 1), len(cell) - 1)
         heapq.heappush(heap, entry(cell[:middle]))
         heapq.heappush(heap, entry(cell[middle:]))
     return sorted((cell for _, _, cell in heap), key=lambda cell: (cell[0][0], -cell[0][1]))
 
 
-def _basis(family: Ints, sizes: Floats, counts: Floats) -> Floats:
+def _basis(family: Ints, sizes: Floats, counts: Floats, most: int) -> Floats:
     """Proportions in which an item's price is made of the prices of the knots around its size."""
     items = family.size
-    if items <= MOST_PRICES:
+    if items <= most:
         return np.eye(items)
     rows = []
     families = np.unique(family)
@@ -140,7 +150,7 @@ def _basis(family: Ints, sizes: Floats, counts: Floats) -> Floats:
     for one in families:
         mine = np.flatnonzero(family == one)
         share = float((sizes * counts)[mine].sum()) / total
-        knots = min(mine.size, max(3, round(MOST_PRICES * share)), 40)
+        knots = min(mine.size, max(3, round(most * share)))
         load = np.cumsum(np.sqrt(sizes[mine] * counts[mine] + 1e-300))
         at = np.interp(np.linspace(load[0], load[-1], knots), load, sizes[mine])
         at = np.unique(np.append(at, [sizes[mine][0], sizes[mine][-1]]))

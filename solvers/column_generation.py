@@ -295,13 +295,16 @@ class Generation:
         return bool(self.bound.rounded() >= self.value - EQUAL * max(abs(self.value), 1e-12))
 
     def _whole(self, prices: Prices) -> None:
-        """Plans from the patterns known: rounded up, and the best combination that is found in time."""
-        if not self.whole:
+        """Plans from the patterns known: rounded up, and the best combination that is found in time.
+
+        Not while prices are few: then almost any loads would do, and most adapters would be left over.
+        """
+        if not self.whole or self.master.items is not self.items:
             return
         seconds = self.params.whole_s
         if self.search.deadline is not None:
             seconds = min(seconds, max(0.0, 0.5 * (self.search.deadline - time.monotonic())))
-        times = self.master.whole(seconds) if self.master.items is self.items else None  # few prices: any would do
+        times = self.master.whole(seconds)
         patterns = self.master.patterns
         for chosen in (times, np.floor(prices.used + 1e-6), np.round(prices.used)):
             if chosen is not None:

@@ -13,7 +13,6 @@ import heapq
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import highspy
 import numpy as np
@@ -28,7 +27,7 @@ from solvers.bounds import Bound
 from solvers.classes import Items, make_items
 from solvers.construction import with_room
 from solvers.knapsack import relax
-from solvers.master import Prices
+from solvers.master import Prices, exchanges
 from solvers.striping import cost_of, poured
 
 ROUNDS = 60
@@ -89,13 +88,8 @@ class Outer:
         self._rows = items.totals.size
         for row in range(self._rows):
             self._add(dearest, [row], np.ones(1))
-        sizes = np.array([problem.offered[list(members)].mean() for members in items.members])
-        knots = (items.basis @ sizes) / items.basis.sum(axis=1)
-        families = items.family[items.basis.argmax(axis=1)]
-        for family in np.unique(families):
-            mine = np.flatnonzero(families == family)
-            for larger, smaller in pairwise(mine[np.argsort(-knots[mine])].tolist()):
-                self._add(0.0, [larger, smaller], np.array([-1.0, 1.0]))
+        for larger, smaller in exchanges(problem, items):
+            self._add(0.0, [larger, smaller], np.array([-1.0, 1.0]))
 
     def add(self, gpu_type: int, counts: Floats, cost: float) -> None:
         """Add a load by how much of each item it has, shape (items,)."""

@@ -18,9 +18,9 @@ from solvers.base import Search
 from solvers.construction import SlotChoices, Stock
 
 GOLDEN = 0.5 * (5.0**0.5 - 1.0)
-SLOTS = tuple(sorted({round(2.0 ** (k / 7)) for k in range(64)}))
-"""Numbers of slots that are tried, in steps of a tenth: each GPU is one of many alike, so that a little counts."""
-NEAR = 2
+SLOTS = tuple(sorted({round(2.0 ** (k / 20)) for k in range(180)}))
+"""Numbers of slots that are tried, in steps of 3.5 %: each GPU is one of many alike, so that a little counts."""
+NEAR = 5
 """So many numbers of slots above and below those of the GPU before are tried first."""
 
 
