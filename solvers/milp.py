@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -51,6 +53,7 @@ class MILP(Solver):
 
 def _assign(search: Search, compact: Compact) -> Answer:
     """Bin type and counts of each GPU of the assignment model."""
+    begun = time.monotonic()
     model = pyo.ConcreteModel()
     gpus, bins, items = range(compact.gpus), range(len(compact.bins)), range(compact.counts.size)
     model.used = pyo.Var(gpus, bins, domain=pyo.Binary)
@@ -72,6 +75,7 @@ def _assign(search: Search, compact: Compact) -> Answer:
                 <= pyo.quicksum((k + 1) * model.used[j - 1, k] for k in bins)
             )
         for k in bins:
+            search.check()
             rows = compact.bins[k]
             for c in items:
                 most = compact.most(k, c)
@@ -90,6 +94,9 @@ def _assign(search: Search, compact: Compact) -> Answer:
         mine = [k for k in bins if compact.types[k] == t]
         if mine:
             model.limits.add(pyo.quicksum(model.used[j, k] for j in gpus for k in mine) <= int(count))
+    now = time.monotonic()
+    if search.deadline is not None and search.deadline - now < now - begun:
+        return Answer(None, -math.inf)  # to hand the model over takes about as long as to build it
     flat = [*model.used.values(), *model.holds.values()]
     values, bound = solve_model(search, model, flat, compact.seconds)
     if values is None:
