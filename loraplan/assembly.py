@@ -88,9 +88,10 @@ def _certificate(problem: Problem, names: Sequence[str], solution: Solution) -> 
         return None
     if given["kind"] == "listing":
         return Certificate(kind="listing", bound=given["bound"])
+    items = given.get("items") or [None] * len(names)
     adapters = (
         AdapterWorth(name=n, worth=max(0.0, w), item=item)
-        for n, w, item in zip(names, given["worth"], given["items"], strict=True)
+        for n, w, item in zip(names, given["worth"], items, strict=True)
     )
     types = [gpu_type.profile.name for gpu_type in problem.fleet.types]
     return Certificate(

@@ -111,7 +111,7 @@ def _read(problem: Problem, certificate: Mapping[str, Any]) -> tuple[Floats, Flo
         items = certificate.get("items")
         if items is not None:
             items = np.unique(np.array(items, dtype=np.int64), return_inverse=True)[1]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise BadInputError(f"certificate: {error!r}") from None
     shape = (len(problem.adapters),)
     fits = worth.shape == shape and (items is None or items.shape == shape)

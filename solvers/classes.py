@@ -114,13 +114,13 @@ def _merged(
     total = sum(size * len(kinds[family, size]) for family, size in keys) or 1.0
     roots = sum(math.sqrt(size) * len(kinds[family, size]) for family, size in keys) or 1.0
 
-    def worth(size: float) -> float:
+    def weight(size: float) -> float:
         """Part of what all adapters weigh, in rows that are linear in the size and in those that rise more slowly."""
         return size / total + math.sqrt(size) / roots
 
     def lost(cell: list[tuple[int, float]]) -> list[float]:
-        least = worth(cell[-1][1])
-        return [(worth(size) - least) * len(kinds[family, size]) for family, size in cell]
+        least = weight(cell[-1][1])
+        return [(weight(size) - least) * len(kinds[family, size]) for family, size in cell]
 
     def entry(cell: list[tuple[int, float]]) -> tuple[float, int, list[tuple[int, float]]]:
         return -sum(lost(cell)), id(cell), cell

@@ -90,11 +90,6 @@ class Master:
         self._solver.addCol(pattern.cost, 0.0, highspy.kHighsInf, index.size, index, weights)
         return True
 
-    def want(self, counts: Floats) -> None:
-        """Cover only so many of each item from now on, shape (items,)."""
-        for row, total in enumerate(self.items.basis @ counts):
-            self._solver.changeRowBounds(row, float(total), highspy.kHighsInf)
-
     def take(self, gpu_type: int, gpus: int) -> None:
         """There are so many GPUs of this type less from now on."""
         for row in (gpu_type, self._types):
@@ -113,7 +108,7 @@ class Master:
         used = values[self._first :]
         return Prices(value, items, scarce[:-1], float(scarce[-1]), used, float(values[: self._prices].sum()))
 
-    def whole(self, seconds: float, copies: Floats | None = None, cutoff: float = np.inf) -> Floats | None:
+    def whole(self, seconds: float) -> Floats | None:
         """How often to use each pattern, whole numbers, shape (patterns,); None if nothing was found in time."""
         model = self._solver.getModel()
         solver = _quiet()
@@ -125,9 +120,6 @@ class Master:
             solver.changeColBounds(column, 0.0, 0.0)
         solver.changeColsIntegrality(columns.size, columns, whole)
         solver.setOptionValue("time_limit", max(seconds, 0.01))
-        if np.isfinite(cutoff):
-            solver.setOptionValue("objective_bound", cutoff)
-            solver.setOptionValue("objective_target", cutoff)
         solver.run()
         solution = solver.getSolution()
         if not solution.value_valid:

@@ -34,7 +34,7 @@ class Priced:
 
     Attributes:
         upper: shape (types,), no load of the type is worth more (less its least cost beyond that of the type).
-        patterns: loads that are worth more than the limit; and parts of loads, where no more is known.
+        patterns: loads that are worth more than the limit; and parts of adapters, where no more is known.
         done: whether there are no others, as far as bin types can tell.
     """
 

@@ -115,12 +115,22 @@ def test_certificates_are_checked() -> None:
     verdict = verify(search.problem, search.oracle, floor, given)
     assert verdict.proven
     assert verdict.bound == pytest.approx(solution.lower_bound)
+    single = verify(
+        search.problem, search.oracle, floor, {name: part for name, part in given.items() if name != "items"}
+    )
+    assert single.bound == pytest.approx(verdict.bound)
+    one = verify(search.problem, search.oracle, floor, {**given, "items": [7] * len(given["worth"])})
+    assert not one.proven  # as light as the lightest and worth as much as the dearest
     more = {**given, "worth": [2 * worth for worth in given["worth"]], "bound": 2 * given["bound"]}
     assert not verify(search.problem, search.oracle, floor, more).proven
     assert not verify(search.problem, search.oracle, floor, {**given, "bound": given["bound"] + 1}).proven
     assert not verify(search.problem, search.oracle, floor, {**given, "rents": [-1.0]}).proven
     with pytest.raises(BadInputError, match="other adapters"):
         verify(search.problem, search.oracle, floor, {**given, "worth": given["worth"][1:]})
+    with pytest.raises(BadInputError, match="other adapters"):
+        verify(search.problem, search.oracle, floor, {**given, "items": given["items"][1:]})
+    with pytest.raises(BadInputError, match="certificate: OverflowError"):
+        verify(search.problem, search.oracle, floor, {**given, "items": [10**30] * len(given["worth"])})
     with pytest.raises(BadInputError, match="certificate: KeyError"):
         verify(search.problem, search.oracle, floor, {"worth": []})
 

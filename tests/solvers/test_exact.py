@@ -144,14 +144,26 @@ def test_a_false_claim_is_found(proven: Plan, number: int) -> None:
     assert not found[what].fine, found
 
 
-@pytest.mark.parametrize("factor", [0.0, 0.2, 0.4, 0.55, 1.5, 2.0, 10.0])
-@pytest.mark.parametrize("objective", ["gpu_count", "cost"])
-def test_prices_that_prove_less_than_is_claimed(tmp_path: Path, factor: float, objective: str) -> None:
-    """Worth more: some load is worth more than it costs; less: the next total of GPU costs falls short of the bound."""
-    plan = proven_by("prices", tmp_path, objective)
+def bound_of(plan: Plan, factor: float) -> bool:
+    """Whether the checker finds the plan's bound proven by its prices times ``factor``."""
     data = plan.model_dump(mode="json")
     for one in data["certificate"]["adapters"]:
         one["worth"] *= factor
-    data["certificate"]["bound"] *= abs(factor)
+    data["certificate"]["bound"] *= factor
     (bound,) = (finding for finding in check(Plan.model_validate(data)) if finding.what == "bound")
-    assert not bound.fine
+    return bound.fine
+
+
+@pytest.mark.parametrize(
+    ("objective", "factor"),
+    [("gpu_count", factor) for factor in (0.0, 0.5, 0.9, 0.99, 1.5, 2.0, 10.0)]
+    + [("cost", factor) for factor in (0.0, 0.5, 0.55, 0.59, 1.5, 2.0, 10.0)],
+)
+def test_prices_that_prove_less_than_is_claimed(tmp_path: Path, objective: str, factor: float) -> None:
+    """Worth more: some load is worth more than it costs; less: the next total of GPU costs falls short of the bound."""
+    assert not bound_of(proven_by("prices", tmp_path, objective), factor)
+
+
+def test_lower_prices_prove_as_much_where_the_next_total_is_the_same(tmp_path: Path) -> None:
+    """5/3 of the smallest total, and so 9/10 of that, are rounded up to twice the smallest."""
+    assert bound_of(proven_by("prices", tmp_path, "cost"), 0.9)
