@@ -11,7 +11,8 @@ as one item, as light as the lightest of them and worth as much as the dearest: 
 most less able to prove. What is taken on trust is the oracle's bin types, the objective's floor, and the arithmetic of
 this file and of `loraplan.knapsacks`; of HiGHS only bounds are used that are recomputed from its dual values.
 
-A check takes about 1 ms for each bin type looked at.
+A check takes 1 to 2 ms for each bin type looked at: 4 s for 256 adapters, 9 s for 20,000 (900 items), most of the
+former the start (one core, 2026-11-26).
 """
 
 from __future__ import annotations
