@@ -24,7 +24,7 @@ from solvers.column_generation import ColumnGenerationParams, Generation
 from solvers.construction import with_room
 from solvers.knapsack import relax
 from solvers.local_search import LocalSearch, LocalSearchParams
-from solvers.pricing import adapters_of, slots_to_try
+from solvers.pricing import slots_to_try
 
 EQUAL = 1e-6
 SPLITS = 60
@@ -165,7 +165,8 @@ class _Assignments:
             self._raise(answer.bound)
             if answer.gpus is None or self._closed():
                 return
-            loads = [self._real(bins[k][1], counts) for k, counts in answer.gpus]
+            pools = [list(members) for members in self.items.members]
+            loads = [self._real(bins[k][1], counts, pools) for k, counts in answer.gpus]
             if all(load is not None for load in loads):
                 self._take([load for load in loads if load is not None])
                 if self._closed():
@@ -255,9 +256,12 @@ class _Assignments:
             return None
         return None if bound.rents.any() or bound.rent else bound.worth / max(float(costs[0]), 1e-300)
 
-    def _real(self, one: BinType, counts: Floats) -> GPULoad | None:
-        """A load of these counts that the oracle accepts, the cheapest of those tried; None if it accepts none."""
-        adapters = adapters_of(self.items, counts)
+    def _real(self, one: BinType, counts: Floats, pools: list[list[int]]) -> GPULoad | None:
+        """A load of these counts that the oracle accepts, the cheapest of those tried; None if it accepts none.
+
+        Its adapters are taken out of ``pools``, those of each item from the smallest on.
+        """
+        adapters = tuple(sorted(pools[item].pop() for item in np.flatnonzero(counts) for _ in range(int(counts[item]))))
         options = [GPULoad(one.gpu_type, adapters, slots) for slots in slots_to_try(one, len(adapters))]
         options = [load for load in options if self.search.problem.starts(load)]
         if not options:

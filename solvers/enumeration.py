@@ -15,8 +15,6 @@ from solvers.base import Search, Solution, Status
 from solvers.best_fit import BestFit, BestFitParams
 from solvers.construction import Kind, kinds_of_units, with_room
 
-FEW_ADAPTERS = 12
-"""Up to so many adapters in all, GPUs are tried with more slots than adapters: not every oracle rules that out."""
 AT_ONCE = 4096
 EQUAL = 1e-9
 
@@ -87,9 +85,9 @@ def enumerate_loads(search: Search, most: int) -> Loads | None:
             problem.constraints.max_adapters or total
         ):
             continue
-        top = total if total <= FEW_ADAPTERS else len(adapters)
+        # more slots than adapters, too: not every oracle rules out that they help
         for t in range(len(problem.fleet.types)):
-            waiting += [(counts, GPULoad(t, adapters, slots)) for slots in range(1, top + 1)]
+            waiting += [(counts, GPULoad(t, adapters, slots)) for slots in range(1, total + 1)]
         if len(waiting) >= AT_ONCE:
             judge()
     if waiting:

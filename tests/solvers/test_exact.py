@@ -19,12 +19,13 @@ from loraplan.check import check
 from loraplan.config import Config, build, parse_config
 from loraplan.oracle import ORACLES
 from loraplan.plan import Plan
-from loraplan.problem import Problem
+from loraplan.problem import Problem, ProblemBuilder
 from loraplan.recorded import recorded
 from loraplan.registry import choose
 from loraplan.run import Run
 from objectives import OBJECTIVES
-from solvers import SOLVERS
+from solvers import SOLVERS, Search
+from solvers.base import complaint
 
 EXACT = ("milp", "cp_sat", "column_generation")
 CLOSE = 1e-6
@@ -167,3 +168,35 @@ def test_prices_that_prove_less_than_is_claimed(tmp_path: Path, objective: str, 
 def test_lower_prices_prove_as_much_where_the_next_total_is_the_same(tmp_path: Path) -> None:
     """5/3 of the smallest total, and so 9/10 of that, are rounded up to twice the smallest."""
     assert bound_of(proven_by("prices", tmp_path, "cost"), 0.9)
+
+
+# ---- where loads are too many to list ----
+
+
+def several_alike(seed: int) -> Problem:
+    """Three to eleven adapters of each of three kinds."""
+    rng = np.random.default_rng(seed)
+    kinds = [(int(rng.choice([8, 16, 32])), float(np.exp(rng.uniform(-1.0, 1.6)))) for _ in range(3)]
+    builder = ProblemBuilder()
+    for kind, (rank, rate) in enumerate(kinds):
+        for number in range(int(rng.integers(3, 12))):
+            builder.adapter(f"a{kind}-{number}", rank, rate, tokens_in=250, tokens_out=231)
+    return builder.gpus("h100-64gb/llama-3.1-8b", 8, price_per_hour=1.0).build()
+
+
+@pytest.mark.parametrize("seed", [391, 399, 767, 794])
+@pytest.mark.parametrize("name", ["milp", "cp_sat"])
+def test_assignments_give_every_adapter_one_gpu(name: str, seed: int) -> None:
+    """Of items with several adapters each GPU gets others; and the plan costs as much as by listing loads."""
+    problem, solver, objective = several_alike(seed), SOLVERS.get(name), OBJECTIVES.get("gpu_count")
+    made = ORACLES.get("surrogate")(problem, ORACLES.get("surrogate").Params())
+    costs = []
+    for settings in ({"enumerate": 0}, {}):
+        search = Search(problem, objective(objective.Params()), made, seed=0)
+        solution = solver(solver.Params(**settings)).solve(search)
+        assert complaint(problem, solution) == ""
+        assert solution.status == "optimal"
+        kept, predicted = search.judge(solution.loads)
+        assert kept.all()
+        costs.append(float(search.costs(solution.loads, predicted).sum()))
+    assert costs[0] == costs[1]
