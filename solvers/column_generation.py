@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -20,13 +20,16 @@ from solvers.bounds import Bound, next_total
 from solvers.classes import Items, make_items
 from solvers.construction import with_room
 from solvers.diving import Dive
-from solvers.enumeration import conclude_choice, enumerate_loads
+from solvers.enumeration import Chosen, Loads, conclude_choice, enumerate_loads
 from solvers.integer import choose
 from solvers.large import solve_large, suits
 from solvers.local_search import LocalSearch, LocalSearchParams
 from solvers.master import Master, Pattern, Prices
 from solvers.pricing import Pricing
 from solvers.rounding import MANY, complete, realise, total_cost
+
+Choose = Callable[[Search, Loads, float], Chosen]
+"""Makes a choice among loads in so many seconds."""
 
 EQUAL = 1e-6
 """Relative difference up to which bound and value are the same."""
@@ -101,9 +104,9 @@ class Generation:
         pricing: has the bin types, finer where it mattered.
     """
 
-    def __init__(self, search: Search, params: ColumnGenerationParams, whole: bool = True) -> None:
-        """Prepare; ``whole``: whether plans are made from the loads found, or only the bound is of interest."""
-        self.search, self.params, problem = search, params, search.problem
+    def __init__(self, search: Search, params: ColumnGenerationParams, choose: Choose | None = None) -> None:
+        """Prepare; ``choose`` makes whole choices among the loads found, or HiGHS does where it is not given."""
+        self.search, self.params, self.choose, problem = search, params, choose, search.problem
         search.check()
         floor = search.objective.floor(problem)
         self.items: Items = make_items(problem)
@@ -116,7 +119,7 @@ class Generation:
         self.bound = Bound(problem, self.items, floor)
         self.best: tuple[GPULoad, ...] = ()
         self.value = math.inf
-        self.whole = whole and not any(len(unit) > 1 for unit in problem.units)
+        self.whole = not any(len(unit) > 1 for unit in problem.units)
         self.dearest = 10.0 * max(float(floor.of_type.max()), 1e3 * float(floor.per_ms.max()))
         coarse = self.items.coarse.shape[0] < self.items.basis.shape[0]
         self.master = Master(
@@ -130,16 +133,27 @@ class Generation:
             first = self._begin()
             if first is not None:
                 return first
-            self._generate()
-            if not self._closed() and self.master.items is not self.items:
-                self._dive(min(self.params.dives, COARSE_DIVES))
-                self._refine()
-                self._generate()
-            self._dive(self.params.dives)
+            self._search()
         except (SearchStoppedError, KeyboardInterrupt):
             if not self.best:
                 raise
         return self._conclude()
+
+    def resume(self, best: Sequence[GPULoad]) -> None:
+        """Go on where ``solve`` ended for want of time, with the best plan that is known by now."""
+        if best:
+            self._offer(list(best))
+        with suppress(SearchStoppedError):
+            self._search()
+
+    def _search(self) -> None:
+        """Proofs and plans, with few prices first."""
+        self._generate()
+        if not self._closed() and self.master.items is not self.items:
+            self._dive(min(self.params.dives, COARSE_DIVES))
+            self._refine()
+            self._generate()
+        self._dive(self.params.dives)
 
     def _begin(self) -> Solution | None:
         """A plan by best-fit, whose loads are the first patterns; a solution if that is all there is to say."""
@@ -224,7 +238,7 @@ class Generation:
                 return
             known = list(self.master.patterns)
             dive = Dive(self.search.problem, self.master.items, self.dearest, known, self.floor.of_type)
-            chosen = dive.run(self.pricing, self.value * (1 - EQUAL), rng if turn else None)
+            chosen = dive.run(self.pricing, self.value * (1 - EQUAL), rng if turn else None, turn % 4)
             if chosen is not None:
                 patterns, times = [pattern for pattern, _ in chosen], np.array([often for _, often in chosen])
                 loads = realise(self.search, self.items, patterns, times)
@@ -304,13 +318,31 @@ class Generation:
         seconds = self.params.whole_s
         if self.search.deadline is not None:
             seconds = min(seconds, max(0.0, 0.5 * (self.search.deadline - time.monotonic())))
-        times = self.master.whole(seconds)
         patterns = self.master.patterns
+        times = self.master.whole(seconds) if self.choose is None else self._chosen(self.choose, seconds)
         for chosen in (times, np.floor(prices.used + 1e-6), np.round(prices.used)):
             if chosen is not None:
                 loads = realise(self.search, self.items, patterns, chosen)
                 if loads is not None:
                     self._offer(loads)
+
+    def _chosen(self, choose: Choose, seconds: float) -> Floats | None:
+        """How often to use each pattern, by ``choose``, shape (patterns,); None if it found nothing in time."""
+        patterns = [pattern for pattern in self.master.patterns if pattern.whole]
+        loads = Loads(
+            units=tuple(tuple((i,) for i in members) for members in self.items.members),
+            counts=np.array([pattern.counts for pattern in patterns]).astype(np.int64),
+            gpu_type=np.array([pattern.load.gpu_type for pattern in patterns]),
+            slots=np.array([pattern.load.slots for pattern in patterns]),
+            costs=np.array([pattern.cost for pattern in patterns]),
+            exactly=False,
+        )
+        times = choose(self.search, loads, seconds).times
+        if times is None:
+            return None
+        found = np.zeros(len(self.master.patterns))
+        found[[place for place, pattern in enumerate(self.master.patterns) if pattern.whole]] = times
+        return found
 
     def _offer(self, loads: list[GPULoad]) -> None:
         """Take over a plan if it keeps all limits and costs less."""

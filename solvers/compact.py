@@ -20,7 +20,7 @@ from loraplan.bin_types import BinType
 from loraplan.problem import GPULoad
 from loraplan.workload import Floats, Ints
 from solvers.base import Search, SearchStoppedError, Solution, Status
-from solvers.column_generation import ColumnGenerationParams, Generation
+from solvers.column_generation import Choose, ColumnGenerationParams, Generation
 from solvers.construction import with_room
 from solvers.knapsack import relax
 from solvers.local_search import LocalSearch, LocalSearchParams
@@ -30,7 +30,7 @@ EQUAL = 1e-6
 SPLITS = 60
 """Assignments solved at most."""
 ROOT_PART = 0.4
-"""Part of the time for the linear relaxation."""
+"""Part of the time for column generation, where an assignment comes after it."""
 MOST_VARIABLES = 20_000
 """Of an assignment: with more, none is tried."""
 
@@ -83,29 +83,32 @@ class Answer:
 Assign = Callable[[Search, Compact], Answer]
 
 
-def solve_compact(search: Search, solver: str, assign: Assign) -> Solution:
-    """Solve by assignments; without bin types or a floor of the cost it is a local search that proves nothing."""
+def solve_compact(search: Search, solver: str, choose: Choose, assign: Assign) -> Solution:
+    """Solve by choices among generated loads, then by assignments.
+
+    Without bin types or a floor of the cost it is a local search that proves nothing.
+    """
     floor = search.objective.floor(search.problem)
     if floor is None or search.oracle.bin_types(np.zeros(len(search.problem.adapters), dtype=np.int64)) is None:
         return LocalSearch(LocalSearchParams()).solve(search)
-    return _Assignments(search, solver, Generation(search, ColumnGenerationParams(), whole=False)).solve(assign)
+    return _Assignments(search, solver, Generation(search, ColumnGenerationParams(), choose)).solve(assign)
 
 
 class _Assignments:
     """One search."""
 
-    def __init__(self, search: Search, solver: str, relaxation: Generation) -> None:
-        self.search, self.solver, self.relaxation = search, solver, relaxation
-        self.items, self.floor = relaxation.items, relaxation.floor
-        self.pricing, self.bound = relaxation.pricing, relaxation.bound
+    def __init__(self, search: Search, solver: str, generation: Generation) -> None:
+        self.search, self.solver, self.generation = search, solver, generation
+        self.items, self.floor = generation.items, generation.floor
+        self.pricing, self.bound = generation.pricing, generation.bound
         self.per_ms = np.array([self.floor.per_ms[list(mine)].min() for mine in self.items.members])
         self.best: tuple[GPULoad, ...] = ()
         self.value, self.lower = math.inf, -math.inf
         self.torn = any(len(unit) > 1 for unit in search.problem.units)
 
     def solve(self, assign: Assign) -> Solution:
-        """The relaxation, then assignments until bound and value meet or time is up."""
-        first = self._relax()
+        """Column generation, then assignments until bound and value meet or time is up; then more of the former."""
+        first = self._generate()
         if first.status == "infeasible":
             return first
         self.best = first.loads if first.status == "feasible" or first.status == "optimal" else ()
@@ -114,6 +117,8 @@ class _Assignments:
         try:
             if not self._closed() and not self.torn:
                 self._assignments(assign)
+            if not self._closed():
+                self._resume()
         except SearchStoppedError:
             if not self.best:
                 raise
@@ -129,16 +134,23 @@ class _Assignments:
         status: Status = "optimal" if self._closed() else "feasible"
         return Solution(status, self.best, lower, certificate=self.bound.certificate())
 
-    def _relax(self) -> Solution:
-        """The linear relaxation, in a part of the time: a bound, prices, and a first plan."""
+    def _generate(self) -> Solution:
+        """Column generation, in a part of the time: a bound, prices, and plans."""
         search = self.search
         deadline = search.deadline
         if deadline is not None:
             search.deadline = time.monotonic() + ROOT_PART * max(0.0, deadline - time.monotonic())
         try:
-            return self.relaxation.solve()
+            return self.generation.solve()
         finally:
             search.deadline = deadline
+
+    def _resume(self) -> None:
+        """More of column generation, for what is left of the time."""
+        self.generation.resume(self.best)
+        self.lower = max(self.lower, self.bound.rounded())
+        if self.generation.best:
+            self._take(list(self.generation.best))
 
     def _closed(self) -> bool:
         return self.lower >= self.value - EQUAL * max(abs(self.value), 1e-12)

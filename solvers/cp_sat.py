@@ -54,22 +54,22 @@ class CPSAT(Solver):
         loads = enumerate_loads(search, self._params.enumerate)
         if loads is not None:
             return conclude_choice(search, loads, self._choose(search, loads), "cp_sat")
-        return solve_compact(search, "cp_sat", self._assign)
+        return solve_compact(search, "cp_sat", self._choose, self._assign)
 
-    def _choose(self, search: Search, loads: Loads) -> Chosen:
+    def _choose(self, search: Search, loads: Loads, most_s: float = math.inf) -> Chosen:
         """How often to use each load so that all units are placed at least cost."""
         problem, model = search.problem, cp_model.CpModel()
         wanted = loads.wanted
-        most = [
-            int(min((wanted[k] // loads.counts[n, k] for k in np.flatnonzero(loads.counts[n])), default=0))
-            for n in range(len(loads.costs))
-        ]
+        most = [problem.gpus] * len(loads.costs)
+        if loads.exactly:
+            most = [int(min((wanted[k] // row[k] for k in np.flatnonzero(row)), default=0)) for row in loads.counts]
         times = [model.new_int_var(0, top, "") for top in most]
         for kind, count in enumerate(wanted):
             having = np.flatnonzero(loads.counts[:, kind])
             if not having.size:
                 return Chosen(None, math.inf)
-            model.add(sum(int(loads.counts[n, kind]) * times[n] for n in having) == int(count))
+            placed = sum(int(loads.counts[n, kind]) * times[n] for n in having)
+            model.add(placed == int(count) if loads.exactly else placed >= int(count))
         for t, gpu_type in enumerate(problem.fleet.types):
             mine = np.flatnonzero(loads.gpu_type == t)
             if mine.size:
@@ -77,7 +77,7 @@ class CPSAT(Solver):
         model.add(sum(times) <= problem.gpus)
         scale = _scale(float(loads.costs.max(initial=0.0)) * problem.gpus)
         model.minimize(sum(round(cost * scale) * one for cost, one in zip(loads.costs.tolist(), times, strict=True)))
-        solver, bound = self._run(search, model, scale, problem.gpus)
+        solver, bound = self._run(search, model, scale, problem.gpus, most_s)
         return Chosen(None if solver is None else [solver.value(one) for one in times], bound)
 
     def _assign(self, search: Search, compact: Compact) -> Answer:

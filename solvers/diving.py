@@ -37,27 +37,49 @@ class Dive:
     known: list[Pattern]
     paid: Floats
 
-    def run(self, pricing: Pricing, below: float, rng: np.random.Generator | None) -> list[tuple[Pattern, int]] | None:
+    def run(
+        self, pricing: Pricing, below: float, rng: np.random.Generator | None, turns: int = 0
+    ) -> list[tuple[Pattern, int]] | None:
         """Loads and how often to use each, at a cost below ``below``; None if there were none.
+
+        Where a way ends, others are tried that turn off from it, ``turns`` times at most: each time one takes another
+        load than the best, or the second best in place of one of the others (limited discrepancy: Sadykov, Vanderbeck
+        and others, 2019).
 
         Raises:
             SearchStoppedError: the time is up.
         """
-        left, cost, chosen = self.items.counts.copy(), 0.0, list[tuple[Pattern, int]]()
         try:
-            while left.any():
-                pricing.left = left
-                solved = self._relaxed(pricing, left, chosen, below - cost)
-                if solved is None:
-                    return None
-                patterns, used = solved
-                for pattern, times in _fixed(patterns, used, left, rng):
-                    left = np.maximum(left - times * pattern.counts, 0.0)
-                    cost += times * pattern.cost
-                    chosen.append((pattern, times))
+            return self._down(pricing, self.items.counts, 0.0, [], below, rng, turns)
         finally:
             pricing.left = None
-        return chosen if cost < below else None
+
+    def _down(
+        self,
+        pricing: Pricing,
+        left: Floats,
+        cost: float,
+        chosen: list[tuple[Pattern, int]],
+        below: float,
+        rng: np.random.Generator | None,
+        turns: int,
+    ) -> list[tuple[Pattern, int]] | None:
+        """The same from where some loads are chosen."""
+        if not left.any():
+            return chosen if cost < below else None
+        pricing.left = left
+        solved = self._relaxed(pricing, left, chosen, below - cost)
+        if solved is None:
+            return None
+        for turn, more in enumerate(_ways(*solved, left, rng)[: turns + 1]):
+            rest, spent = left, cost
+            for pattern, times in more:
+                rest = np.maximum(rest - times * pattern.counts, 0.0)
+                spent += times * pattern.cost
+            found = self._down(pricing, rest, spent, [*chosen, *more], below, rng, turns - turn)
+            if found is not None:
+                return found
+        return None
 
     def _relaxed(
         self, pricing: Pricing, left: Floats, chosen: list[tuple[Pattern, int]], below: float
@@ -85,19 +107,22 @@ class Dive:
         return master.patterns, prices.used
 
 
-def _fixed(
+def _ways(
     patterns: list[Pattern], used: Floats, left: Floats, rng: np.random.Generator | None
-) -> list[tuple[Pattern, int]]:
-    """All loads that are used at least once, as often as there are adapters for; else the one that is used most."""
-    chosen = []
+) -> list[list[tuple[Pattern, int]]]:
+    """What to fix next, the best first: all loads that are used at least once, or the one that is used most, or next.
+
+    Each as often as there are adapters for.
+    """
+    fixed, rest = [], left
     for place in np.flatnonzero(used >= 1.0 - WHOLE):
         counts = patterns[place].counts
-        there = left[counts > 0] / counts[counts > 0]
+        there = rest[counts > 0] / counts[counts > 0]
         times = int(min(used[place] + WHOLE, float(there.min())))
         if times:
-            chosen.append((patterns[place], times))
-            left = np.maximum(left - times * counts, 0.0)
-    if chosen:
-        return chosen
+            fixed.append((patterns[place], times))
+            rest = np.maximum(rest - times * counts, 0.0)
     chance = 1.0 if rng is None else 1.0 + SPREAD * rng.random(used.size)
-    return [(patterns[int((used * chance).argmax())], 1)]
+    order = np.argsort(-np.where(used < 1.0 - WHOLE, used, 0.0) * chance, kind="stable")
+    others = [[(patterns[place], 1)] for place in order if WHOLE < used[place] < 1.0 - WHOLE]
+    return [fixed, *others] if fixed else others

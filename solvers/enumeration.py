@@ -28,6 +28,7 @@ class Loads:
         counts: shape (loads, kinds).
         gpu_type, slots: shape (loads,).
         costs: shape (loads,).
+        exactly: whether a choice has to have every unit once; otherwise more than there are of them is as good.
     """
 
     units: tuple[tuple[tuple[int, ...], ...], ...]
@@ -35,6 +36,7 @@ class Loads:
     gpu_type: Ints
     slots: Ints
     costs: Floats
+    exactly: bool = True
 
     @property
     def wanted(self) -> Ints:

@@ -17,7 +17,7 @@ from solvers.enumeration import Chosen, Loads
 NO_LIMIT_S = 1e7
 
 
-def choose(search: Search, loads: Loads) -> Chosen:
+def choose(search: Search, loads: Loads, most_s: float = NO_LIMIT_S) -> Chosen:
     """How often to use each load so that all units are placed at least cost."""
     problem = search.problem
     model = pyo.ConcreteModel()
@@ -30,13 +30,13 @@ def choose(search: Search, loads: Loads) -> Chosen:
         if not having.size:
             return Chosen(None, math.inf)
         placed = pyo.quicksum(int(loads.counts[n, kind]) * model.times[int(n)] for n in having)
-        model.limits.add(placed == int(wanted))
+        model.limits.add(placed == int(wanted) if loads.exactly else placed >= int(wanted))
     for t, gpu_type in enumerate(problem.fleet.types):
         mine = np.flatnonzero(loads.gpu_type == t)
         if mine.size:
             model.limits.add(pyo.quicksum(model.times[int(n)] for n in mine) <= gpu_type.count)
     model.limits.add(pyo.quicksum(model.times[n] for n in model.loads) <= problem.gpus)
-    values, bound = solve_model(search, model, list(model.times.values()))
+    values, bound = solve_model(search, model, list(model.times.values()), most_s)
     return Chosen(None if values is None else [round(value) for value in values], bound)
 
 

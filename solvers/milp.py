@@ -48,7 +48,7 @@ class MILP(Solver):
         loads = enumerate_loads(search, self._enumerate)
         if loads is not None:
             return conclude_choice(search, loads, choose(search, loads), "milp")
-        return solve_compact(search, "milp", _assign)
+        return solve_compact(search, "milp", choose, _assign)
 
 
 def _assign(search: Search, compact: Compact) -> Answer:

@@ -22,7 +22,7 @@ from surrogate.model import Model
 
 SLACK = 2e-5
 """Relative, on every weight: the margin is computed in single precision."""
-ROWS, WAYS = features.ROWS, features.WAYS
+ROWS, WAYS = kernel.ROWS, kernel.WAYS
 
 
 @dataclass(frozen=True)

@@ -23,14 +23,13 @@ import numpy as np
 
 from loraplan.profiles import EXPAND_TILE, GRAPH_TOKENS, LARGE_STEP_SPLIT, SHRINK_TILE, Profile, rank_tiles
 from loraplan.workload import Floats
-from surrogate.kernel import PACE_FACTORS, PACES, POINTS, RAMPS, SERVER, SERVER_TERMS
+from surrogate.kernel import PACE_FACTORS, PACES, POINTS, RAMPS, ROWS, SERVER, SERVER_TERMS
 
 CONTEXT = 21
 TERM_NAMES = ("registered", "asked", "arrivals", "running", "kv", "prefill", "squared", "busy", "turn")
 TERMS = len(TERM_NAMES) + RAMPS
 WAYS_TO_SERVE = ((True, 1.0), (True, 0.5), (False, 1.0), (False, 0.5))
 """Ways to serve a load: whether all its adapters have a slot, and which part of the slots is busy at most."""
-WAYS, ROWS = len(WAYS_TO_SERVE), 6
 BENDS = 2
 """Powers of the pace by which training may bend a row."""
 PACE_POWERS = np.linspace(0.0, 1.0, PACES)[:, None] ** np.arange(1, BENDS + 1)
@@ -40,8 +39,8 @@ LEAST_SPARE = 0.05
 """Of a step, left for requests at least: a pace that slots alone outlast counts as twenty times too slow, not never."""
 REGISTERED_GUESS = 100
 """Adapters in CPU memory, in the first guess of what each running adapter costs."""
-HYPER, SHARPNESS, HEAD = 48, 16, 64
-"""Widths of the networks' hidden layers."""
+HYPER, SHARPNESS = 48, 16
+"""Widths of the hidden layers of the networks that read the context."""
 USUAL_SHARPNESS = 20.0
 LEAST_SLOTS = 4
 """The fewest in the default dataset."""

@@ -24,6 +24,11 @@ POINT_OF_PACE = np.minimum(
 )
 PART_OF_PACE = (PACE_FACTORS / (FIRST_PACE * POINT_RATIO**POINT_OF_PACE) - 1.0) / (POINT_RATIO - 1.0)
 """Which points a pace lies between, and where: who runs at a pace is interpolated."""
+BLOCK = 4
+BLOCKS = PACES // BLOCK
+"""Paces are passed over by blocks where none can be the best."""
+WAYS, ROWS = 4, 6
+"""Ways to serve a load, and rows of each, of the margin (`features.term_logs`)."""
 RAMPS = 19
 FIRST_RAMP = -14
 """Octaves of rho * t0: from an adapter that runs a few times in a day to one that fills a server."""
@@ -55,9 +60,16 @@ STEADY = 10
 """Figures of ``steady``: logarithms of share, step time / t0, exposure / t0, use of KV, tokens, sequences and slots,
 running requests, TTFT / t0, and step time / exposure at the first limit."""
 HEAD_INPUTS = STEADY + POINTS + 7
+HEAD = 64
+"""Width of the hidden layers that make predictions of the inputs."""
+LANES = 32
+"""Loads that go through these layers together."""
+SIXTH = np.float32(1.0 / 6.0)
+SAFE = np.float32(1.0 - 1e-6)
+"""Of a bound: it is computed in single precision."""
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def embed(traffic, base_s, into):  # type: ignore[no-untyped-def]
     """Fill ``into``, shape (adapters, EMBEDDING), for adapters of ``TRAFFIC`` on a server of base ``base_s`` (s)."""
     for i in range(traffic.size):
@@ -80,7 +92,7 @@ def embed(traffic, base_s, into):  # type: ignore[no-untyped-def]
             row[FIRST_RAMP_TERM + j] = min(max(octave - j, 0.0), 1.0)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _step_ms(sums, server, exposure, busy, turn):  # type: ignore[no-untyped-def]
     """Mean step time (ms) at an exposure (s) at which ``busy`` adapters would run and ``turn`` come.
 
@@ -102,7 +114,7 @@ def _step_ms(sums, server, exposure, busy, turn):  # type: ignore[no-untyped-def
     return ms + (each + server[8] * running) * min(busy, slots) + small * server[10] * (running / SHRINK_TILE + 0.5)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _at(sums, server, exposure, g):  # type: ignore[no-untyped-def]
     """Step seconds at an exposure between pace ``g`` and the next (-1: below the first), and busy adapters there."""
     if g < 0:
@@ -116,7 +128,7 @@ def _at(sums, server, exposure, g):  # type: ignore[no-untyped-def]
     return 1e-3 * _step_ms(sums, server, exposure, busy, turn), busy
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def steady(sums, server, into):  # type: ignore[no-untyped-def]
     """Fill ``into``, shape (STEADY,), with the steady state that the fluid model sees in these sums.
 
@@ -128,21 +140,22 @@ def steady(sums, server, into):  # type: ignore[no-untyped-def]
     top = base_s * min(server[KV_TOKENS] / kv, server[MAX_SEQS] / running, server[MAX_TOKENS] / tokens)
     top = max(top, 1.001 * base_s)
     g_top = min(max(math.floor(math.log(top / first) / math.log(POINT_RATIO)), -1), POINTS - 2)
-    at_top = _at(sums, server, top, g_top)[0]
+    at_top, busy_at_top = _at(sums, server, top, g_top)
     low, high = -1, g_top + 1
+    left, right, seconds, busy, short = base_s, top, at_top, busy_at_top, 0.0
     while high - low > 1:
         middle = (low + high) // 2
         pace = first * POINT_RATIO**middle
-        if _at(sums, server, pace, middle)[0] > pace:
-            low = middle
+        at_pace, busy_at_pace = _at(sums, server, pace, middle)
+        if at_pace > pace:
+            low, left, short = middle, pace, pace - at_pace
         else:
-            high = middle
-    left = first * POINT_RATIO**low if low >= 0 else base_s
-    right = top if high > g_top else first * POINT_RATIO**high
+            high, right, seconds, busy = middle, pace, at_pace, busy_at_pace
     exposure = right
-    seconds, busy = _at(sums, server, right, low)
     if seconds < right:
-        short, spare = left - _at(sums, server, left, low)[0], right - seconds
+        if low < 0:
+            short = left - _at(sums, server, left, low)[0]
+        spare = right - seconds
         for _ in range(3):
             if short >= 0.0:
                 break
@@ -166,7 +179,7 @@ def steady(sums, server, into):  # type: ignore[no-untyped-def]
     into[9] = math.log(at_top / top)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def head_inputs(sums, server, into):  # type: ignore[no-untyped-def]
     """Fill ``into``, shape (HEAD_INPUTS,), with what predictions are made of, beside context and margin.
 
@@ -190,7 +203,7 @@ def head_inputs(sums, server, into):  # type: ignore[no-untyped-def]
     into[at + 6] = math.log(max(sums[SQUARED], 1e-9) / answers) - 6.0
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def sum_up(traffic, ends, base_s, sums):  # type: ignore[no-untyped-def]
     """Fill ``sums``, shape (loads, EMBEDDING), with the sums of the embeddings of each load's adapters."""
     start = 0
@@ -203,7 +216,7 @@ def sum_up(traffic, ends, base_s, sums):  # type: ignore[no-untyped-def]
         start = ends[row]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def all_head_inputs(sums, server, inputs):  # type: ignore[no-untyped-def]
     """`head_inputs` of every load."""
     for row in range(sums.shape[0]):
@@ -218,7 +231,7 @@ LARGEST = 5.0
 LEAST_ROW = 1e-9
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def fixed_embeddings(traffic, base_s, table):  # type: ignore[no-untyped-def]
     """Fill ``table``, shape (adapters, EMBEDDING), int64, with the embeddings in fixed point."""
     each = np.zeros((traffic.size, EMBEDDING))
@@ -228,122 +241,180 @@ def fixed_embeddings(traffic, base_s, table):  # type: ignore[no-untyped-def]
             table[i, j] = np.int64(math.ceil(each[i, j] * FIXED_POINT))
 
 
+COLUMNS = ROWS * WAYS
+"""Of a server's weights: the ways of a row stand side by side."""
 COUNT_TERMS, TRAFFIC_TERMS = 24, 8
 """Places for the counts (registered, asked, ramps) and the traffic in a server's weights: multiples of four."""
 BUSY_TERM, TURN_TERM = COUNT_TERMS + TRAFFIC_TERMS, COUNT_TERMS + TRAFFIC_TERMS + 1
 WEIGHT_TERMS = TURN_TERM + 1
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"})
-def _times(matrix, vector, out):  # type: ignore[no-untyped-def]
-    """``out`` = vector @ matrix, whose first axis is a multiple of four: in vectors along the second."""
-    for r in range(out.size):
-        out[r] = np.float32(0.0)
-    for j in range(0, matrix.shape[0], 4):
+@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
+def _times(matrix, first, count, vector, out, at):  # type: ignore[no-untyped-def]
+    """``out[at : at + COLUMNS]`` = vector @ ``count`` rows of matrix from ``first`` on, a multiple of four."""
+    for c in range(COLUMNS):
+        out[at + c] = np.float32(0.0)
+    for j in range(0, count, 4):
         x0, x1, x2, x3 = vector[j], vector[j + 1], vector[j + 2], vector[j + 3]
-        m0, m1, m2, m3 = matrix[j], matrix[j + 1], matrix[j + 2], matrix[j + 3]
-        for r in range(out.size):
-            out[r] += (m0[r] * x0 + m1[r] * x1) + (m2[r] * x2 + m3[r] * x3)
+        m0, m1, m2, m3 = matrix[first + j], matrix[first + j + 1], matrix[first + j + 2], matrix[first + j + 3]
+        for c in range(COLUMNS):
+            out[at + c] += (m0[c] * x0 + m1[c] * x1) + (m2[c] * x2 + m3[c] * x3)
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"})
-def _margin(weights, factors, sums, work, rows):  # type: ignore[no-untyped-def]
+@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
+def _at_pace(k, sums, terms, factor, value):  # type: ignore[no-untyped-def]
+    """Fill ``value``, shape (COLUMNS,), with the rows at pace ``k``; ``terms``: as `_margin` has them."""
+    g, part, pace = POINT_OF_PACE[k], PART_OF_PACE[k], PACE_FACTORS[k]
+    pace, part, rest = np.float32(pace), np.float32(part), np.float32(1.0 - part)
+    busy = rest * sums[FIRST_BUSY + g] + part * sums[FIRST_BUSY + g + 1]
+    turn = rest * sums[FIRST_TURN + g] + part * sums[FIRST_TURN + g + 1]
+    for c in range(COLUMNS):
+        both = terms[c] + pace * terms[COLUMNS + c]
+        value[c] = (both + busy * terms[2 * COLUMNS + c] + turn * terms[3 * COLUMNS + c]) * factor[c]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _least(value):  # type: ignore[no-untyped-def]
+    """The smallest, over ways, of the largest row; ``value``, shape (COLUMNS,), is overwritten."""
+    for c in range(COLUMNS // 2):
+        value[c] = max(value[c], value[COLUMNS // 2 + c])
+    for c in range(WAYS):
+        value[c] = max(max(value[c], value[WAYS + c]), value[2 * WAYS + c])
+    least = value[0]
+    for way in range(1, WAYS):
+        least = min(least, value[way])
+    return least
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _margin(weights, factors, floors, sums, work, rows):  # type: ignore[no-untyped-def]
     """The smallest, over ways to serve and paces, of the largest row; ``rows`` becomes the logarithms of its rows.
 
-    Columns of weights, shape (WEIGHT_TERMS, rows * ways), and factors, (PACES, rows * ways), have the ways of a row
-    side by side. ``work``, shape (4, rows * ways), is scratch space.
+    Rows but for their factors grow with the pace: at the first pace of a block, with the least factors of the block,
+    they are no more than at any of it. A block whose bound is above the best is passed over.
+
+    Args:
+        weights: shape (WEIGHT_TERMS, COLUMNS).
+        factors: shape (PACES, COLUMNS); ``floors``, (BLOCKS, COLUMNS), the least of each block.
+        sums: shape (EMBEDDING,).
+        work: vectors of shapes (4 * COLUMNS,), (COLUMNS,), (BLOCKS,): scratch space.
+        rows: shape (ROWS,), filled in.
     """
-    counts, traffic, value, terms = work[0], work[1], work[2], work[3]
-    ways = value.size // rows.size
-    terms[0], terms[1] = sums[REGISTERED], sums[ASKED]
+    terms, value, bound = work  # terms: counts, traffic, and the weights of who runs and of who comes
+    own = value[:COUNT_TERMS]
+    own[0], own[1] = sums[REGISTERED], sums[ASKED]
     for j in range(RAMPS):
-        terms[2 + j] = sums[FIRST_RAMP_TERM + j]
+        own[2 + j] = sums[FIRST_RAMP_TERM + j]
     for j in range(2 + RAMPS, COUNT_TERMS):
-        terms[j] = np.float32(0.0)
-    _times(weights[:COUNT_TERMS], terms, counts)
+        own[j] = np.float32(0.0)
+    _times(weights, 0, COUNT_TERMS, own, terms, 0)
     for j in range(TRAFFIC_TERMS):
-        terms[j] = sums[ARRIVALS + j] if ARRIVALS + j <= SQUARED else np.float32(0.0)
-    _times(weights[COUNT_TERMS:BUSY_TERM], terms, traffic)
-    of_busy, of_turn = weights[BUSY_TERM], weights[TURN_TERM]
-    best = np.float32(np.inf)
-    for k in range(PACES):
-        g, part, pace, own = POINT_OF_PACE[k], np.float32(PART_OF_PACE[k]), np.float32(PACE_FACTORS[k]), factors[k]
-        busy = (np.float32(1.0) - part) * sums[FIRST_BUSY + g] + part * sums[FIRST_BUSY + g + 1]
-        turn = (np.float32(1.0) - part) * sums[FIRST_TURN + g] + part * sums[FIRST_TURN + g + 1]
-        for r in range(value.size):
-            value[r] = (counts[r] + pace * traffic[r] + of_busy[r] * busy + of_turn[r] * turn) * own[r]
-        for way in range(ways):
-            worst = np.float32(LEAST_ROW)
-            for row in range(rows.size):
-                worst = max(worst, value[row * ways + way])
-            if worst < best:
-                best = worst
-                for row in range(rows.size):
-                    rows[row] = value[row * ways + way]
-    for row in range(rows.size):
-        rows[row] = min(max(math.log(max(rows[row], LEAST_ROW)), -LARGEST), LARGEST)
-    return math.log(best)
+        own[j] = sums[ARRIVALS + j] if ARRIVALS + j <= SQUARED else np.float32(0.0)
+    _times(weights, COUNT_TERMS, TRAFFIC_TERMS, own, terms, COLUMNS)
+    for c in range(COLUMNS):
+        terms[2 * COLUMNS + c] = weights[BUSY_TERM, c]
+        terms[3 * COLUMNS + c] = weights[TURN_TERM, c]
+    first, best_pace, best = 0, 0, np.float32(np.inf)
+    for block in range(BLOCKS):
+        _at_pace(block * BLOCK, sums, terms, floors[block], value)
+        bound[block] = _least(value) * SAFE
+        if bound[block] < bound[first]:
+            first = block
+    for turn in range(BLOCKS):
+        block = first if turn == 0 else turn - (turn <= first)
+        if bound[block] >= best:
+            continue
+        for k in range(block * BLOCK, (block + 1) * BLOCK):
+            _at_pace(k, sums, terms, factors[k], value)
+            least = _least(value)
+            if least < best:
+                best_pace, best = k, least
+    _at_pace(best_pace, sums, terms, factors[best_pace], value)
+    for way in range(WAYS):
+        worst = value[way]
+        for row in range(1, ROWS):
+            worst = max(worst, value[row * WAYS + way])
+        if worst == best:
+            for row in range(ROWS):
+                rows[row] = min(max(math.log(max(value[row * WAYS + way], LEAST_ROW)), -LARGEST), LARGEST)
+            break
+    return math.log(max(float(best), LEAST_ROW))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _layer(matrix, bias, inputs, outputs, bend):  # type: ignore[no-untyped-def]
-    """A linear layer; then, if ``bend``, hard swish: value * min(max(value + 3, 0), 6) / 6."""
-    _times(matrix, inputs, outputs)
-    for j in range(outputs.size):
-        value = outputs[j] + bias[j]
-        if bend:
-            value *= min(max(value + np.float32(3.0), np.float32(0.0)), np.float32(6.0)) * np.float32(1.0 / 6.0)
-        outputs[j] = value
+    """A linear layer of ``LANES`` loads; then, if ``bend``, hard swish: value * min(max(value + 3, 0), 6) / 6.
+
+    Matrix has shape (inputs, outputs); inputs and outputs have a row for each load.
+    """
+    np.dot(inputs, matrix, outputs)
+    for lane in range(LANES):
+        out = outputs[lane]
+        for j in range(out.size):
+            value = out[j] + bias[j]
+            if bend:
+                value *= min(max(value + np.float32(3.0), np.float32(0.0)), np.float32(6.0)) * SIXTH
+            out[j] = value
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _softplus(value):  # type: ignore[no-untyped-def]
     return max(value, 0.0) + math.log1p(math.exp(-abs(value)))
 
 
-@njit(cache=True, nogil=True)
-def judge_sums(sums, server, server_of, weights, factors, context, scaling, layers, n_rows, log_share, figures):  # type: ignore[no-untyped-def]
+@njit(cache=True, nogil=True, error_model="numpy")
+def judge_sums(sums, server, server_of, weights, factors, floors, context, scaling, layers, log_share, figures):  # type: ignore[no-untyped-def]
     """Margin and predictions of loads whose sums are known.
 
     Args:
         sums: shape (loads, EMBEDDING).
         server: shape (servers, terms); ``server_of``, shape (loads,), says which is whose.
-        weights, factors: shape (servers, ...), float32: see `_margin`.
+        weights, factors, floors: shape (servers, ...), float32: see `_margin`.
         context: shape (servers, CONTEXT + 1), float32: normalised, and the octaves of the max rank.
-        scaling: mean and scale of the head's inputs, each float32.
-        layers: matrix, shape (inputs, outputs), padded with zeros to multiples of four inputs, and bias of its three
-            layers, float32.
-        n_rows: of the margin.
+        scaling: mean of the head's inputs, and one over their scale, each float32.
+        layers: matrix, shape (inputs, outputs), and bias of its three layers, float32.
         log_share: shape (loads,), filled in.
         figures: shape (loads, quantiles, targets), filled with logarithms of the figures.
     """
-    mean, scale = scaling
+    mean, inverse = scaling
     first, first_bias, second, second_bias, third, third_bias = layers
-    raw = np.empty(HEAD_INPUTS)
-    inputs = np.zeros(first.shape[0], dtype=np.float32)
-    hidden, deeper = np.empty(first.shape[1], dtype=np.float32), np.empty(second.shape[1], dtype=np.float32)
-    out = np.empty(third.shape[1], dtype=np.float32)
-    rows, own = np.empty(n_rows, dtype=np.float32), np.empty(EMBEDDING, dtype=np.float32)
-    work = np.empty((4, weights.shape[2]), dtype=np.float32)
+    raw = np.zeros((LANES, HEAD_INPUTS))
+    inputs = np.zeros((LANES, first.shape[0]), dtype=np.float32)
+    hidden = np.empty((LANES, first.shape[1]), dtype=np.float32)
+    deeper = np.empty((LANES, second.shape[1]), dtype=np.float32)
+    out = np.empty((LANES, third.shape[1]), dtype=np.float32)
+    rows, own = np.empty(ROWS, dtype=np.float32), np.empty(EMBEDDING, dtype=np.float32)
+    work = (
+        np.empty(4 * COLUMNS, dtype=np.float32),
+        np.empty(COLUMNS, dtype=np.float32),
+        np.empty(BLOCKS, dtype=np.float32),
+    )
     widths = context.shape[1]
-    for n in range(sums.shape[0]):
-        m = server_of[n]
-        for j in range(EMBEDDING):
-            own[j] = sums[n, j]
-        log_share[n] = _margin(weights[m], factors[m], own, work, rows)
-        head_inputs(sums[n], server[m], raw)
-        for j in range(HEAD_INPUTS):
-            inputs[j] = (raw[j] - mean[j]) / scale[j]
-        inputs[HEAD_INPUTS : HEAD_INPUTS + widths] = context[m]
-        inputs[HEAD_INPUTS + widths : HEAD_INPUTS + widths + rows.size] = rows
-        inputs[HEAD_INPUTS + widths + rows.size] = rows.max()
+    for start in range(0, sums.shape[0], LANES):
+        lanes = min(LANES, sums.shape[0] - start)
+        for lane in range(lanes):
+            n = start + lane
+            m = server_of[n]
+            for j in range(EMBEDDING):
+                own[j] = sums[n, j]
+            log_share[n] = _margin(weights[m], factors[m], floors[m], own, work, rows)
+            head_inputs(sums[n], server[m], raw[lane])
+            own_inputs = inputs[lane]
+            for j in range(HEAD_INPUTS):
+                own_inputs[j] = (raw[lane, j] - mean[j]) * inverse[j]
+            for j in range(widths):
+                own_inputs[HEAD_INPUTS + j] = context[m, j]
+            for j in range(ROWS):
+                own_inputs[HEAD_INPUTS + widths + j] = rows[j]
+            own_inputs[HEAD_INPUTS + widths + ROWS] = rows.max()
         _layer(first, first_bias, inputs, hidden, True)
         _layer(second, second_bias, hidden, deeper, True)
         _layer(third, third_bias, deeper, out, False)
-        _figures(out, raw, server[m, BASE_S], figures[n])
+        for lane in range(lanes):
+            _figures(out[lane], raw[lane], server[server_of[start + lane], BASE_S], figures[start + lane])
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _figures(out, raw, base_s, figures):  # type: ignore[no-untyped-def]
     """Quantiles of the logarithms of served fraction, ITL (ms), TTFT (s) and KV utilisation, shape (3, 4)."""
     targets = figures.shape[1]
@@ -359,7 +430,7 @@ ADAPTER = np.dtype([("rank", np.int64), ("offered", np.float64), ("accepted", np
 """An adapter on a GPU type: rank, tokens/s offered, and the share of them that a server takes on."""
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def add_up(tables, adapters, gpu_type, members, ends, sums, totals):  # type: ignore[no-untyped-def]
     """Fill ``sums``, shape (loads, EMBEDDING), and ``totals``, shape (loads,), for loads of adapters.
 
@@ -374,17 +445,26 @@ def add_up(tables, adapters, gpu_type, members, ends, sums, totals):  # type: ig
     start = 0
     for n in range(ends.size):
         total[:] = 0
-        table, own, sum_of = tables[gpu_type[n]], adapters[gpu_type[n]], totals[n]
+        table, own, sum_of, end = tables[gpu_type[n]], adapters[gpu_type[n]], totals[n], ends[n]
         rank, offered, accepted = 1, 0.0, 1.0
-        for place in range(start, ends[n]):
-            i = members[place]
-            rank = max(rank, own[i].rank)
-            offered += own[i].offered
-            accepted = min(accepted, own[i].accepted)
-            row = table[i]
+        for place in range(start, end):
+            one = own[members[place]]
+            rank = max(rank, one.rank)
+            offered += one.offered
+            accepted = min(accepted, one.accepted)
+        eights = start + (end - start) // 8 * 8
+        for place in range(start, eights, 8):  # the total is read and written less often
+            a, b = table[members[place]], table[members[place + 1]]
+            c, d = table[members[place + 2]], table[members[place + 3]]
+            e, f = table[members[place + 4]], table[members[place + 5]]
+            g, h = table[members[place + 6]], table[members[place + 7]]
             for j in range(EMBEDDING):
-                total[j] += row[j]
-        start = ends[n]
+                total[j] += ((a[j] + b[j]) + (c[j] + d[j])) + ((e[j] + f[j]) + (g[j] + h[j]))
+        for place in range(eights, end):
+            a = table[members[place]]
+            for j in range(EMBEDDING):
+                total[j] += a[j]
+        start = end
         sum_of.rank, sum_of.offered, sum_of.accepted = rank, offered, accepted
         for j in range(EMBEDDING):
             sums[n, j] = total[j] / FIXED_POINT

@@ -24,7 +24,8 @@ from loraplan.workload import Floats
 from surrogate import features, kernel
 from surrogate.calibration import NAMES, Calibration
 from surrogate.examples import TARGETS, Examples
-from surrogate.features import BENDS, ROWS, TERMS, WAYS
+from surrogate.features import BENDS, TERMS
+from surrogate.kernel import ROWS, WAYS
 
 Floats32 = NDArray[np.float32]
 
@@ -81,6 +82,7 @@ class Servers:
     terms: Floats
     weights: Floats32
     factors: Floats32
+    floors: Floats32
     context: Floats32
     beta: Floats
 
@@ -110,16 +112,15 @@ class Model:
         slopes = np.logaddexp(0.0, own["margin.rank_slope"])
         by_term = by_term + slopes * np.maximum(octaves, 0.0)[:, None, None, None]
         bend = own["margin.bend"] + bend.reshape(-1, WAYS, ROWS, BENDS)
-        factors = np.einsum("nhrb,kb->nhkr", bend, features.PACE_POWERS)
+        bent = np.einsum("nhrb,kb->nhkr", bend, features.PACE_POWERS)
         stretched = np.exp(own["margin.stretch"] + stretch)
-        at_pace = features.pace_logs(terms, stretched, np)
+        factors = np.exp(bent - features.pace_logs(terms, stretched, np)).transpose(0, 2, 3, 1)
+        factors = factors.reshape(len(terms), kernel.PACES, kernel.COLUMNS).astype("f4")
         return Servers(
             terms=terms,
             weights=_columns(np.exp(features.term_logs(terms, np) + by_term)),
-            factors=np.exp(factors - at_pace)
-            .transpose(0, 2, 3, 1)
-            .reshape(len(terms), kernel.PACES, WAYS * ROWS)
-            .astype("f4"),
+            factors=factors,
+            floors=factors.reshape(len(terms), kernel.BLOCKS, kernel.BLOCK, kernel.COLUMNS).min(axis=2),
             context=np.concatenate((normal, octaves[:, None]), axis=1),
             beta=features.USUAL_SHARPNESS * np.exp(_net(own, "margin.sharpness", normal)[:, 0].astype(np.float64)),
         )
@@ -135,10 +136,10 @@ class Model:
             server_of,
             servers.weights,
             servers.factors,
+            servers.floors,
             servers.context,
             scaling,
             layers,
-            ROWS,
             log_share,
             figures,
         )
@@ -171,11 +172,8 @@ class Model:
         own = self.tensors
         layers: list[Floats32] = []
         for place in (0, 2, 4):
-            weight = own[f"head.net.{place}.weight"]
-            padded = np.zeros((-(-weight.shape[1] // 4) * 4, weight.shape[0]), dtype=np.float32)
-            padded[: weight.shape[1]] = weight.T
-            layers += [padded, own[f"head.net.{place}.bias"]]
-        return (own["inputs_mean"], own["inputs_scale"]), tuple(layers)
+            layers += [np.ascontiguousarray(own[f"head.net.{place}.weight"].T), own[f"head.net.{place}.bias"]]
+        return (own["inputs_mean"], 1.0 / own["inputs_scale"]), tuple(layers)
 
     def save(self, folder: Path) -> None:
         """Write weights and card into ``folder``, each atomically.
@@ -252,7 +250,7 @@ def _shapes() -> dict[str, tuple[int, ...]]:
     nets = {
         "margin.hyper": (features.CONTEXT, features.HYPER, WAYS * (ROWS * (TERMS + BENDS) + 1)),
         "margin.sharpness": (features.CONTEXT, features.SHARPNESS, 1),
-        "head.net": (inputs, features.HEAD, len(features.QUANTILES) * len(TARGETS)),
+        "head.net": (inputs, kernel.HEAD, len(features.QUANTILES) * len(TARGETS)),
     }
     for name, (first, hidden, last) in nets.items():
         for place, width, into in ((0, first, hidden), (2, hidden, hidden), (4, hidden, last)):

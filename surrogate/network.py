@@ -19,16 +19,13 @@ from surrogate.examples import TARGETS, Examples, base_figures
 from surrogate.features import (
     BENDS,
     CONTEXT,
-    HEAD,
     HYPER,
     PACE_POWERS,
     QUANTILES,
     RANK_AT,
-    ROWS,
     SHARPNESS,
     TERMS,
     USUAL_SHARPNESS,
-    WAYS,
     pace_logs,
     term_logs,
 )
@@ -39,14 +36,17 @@ from surrogate.kernel import (
     FIRST_RAMP_TERM,
     FIRST_RAMP_WEIGHT,
     FIRST_TURN,
+    HEAD,
     HEAD_INPUTS,
     LARGEST,
     LEAST_ROW,
     PACE_FACTORS,
     PART_OF_PACE,
     POINT_OF_PACE,
+    ROWS,
     SERVER,
     TURN_WEIGHT,
+    WAYS,
 )
 
 
