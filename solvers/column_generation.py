@@ -35,10 +35,10 @@ EQUAL = 1e-6
 """Relative difference up to which bound and value are the same."""
 SMOOTH, COLUMNS, WHOLE_EVERY, LOOKS = 0.6, 6, 25, 1000
 """How far prices are drawn to those of the best bound; loads of one pricing; rounds between searches of a plan."""
-
-
 COARSE_DIVES = 3
 """Plans by diving while prices are few."""
+TURNS = 4
+"""Dives turn off up to 0, 1, 2, ... times, less often than this, and begin anew."""
 MARGIN = 1e-4
 """By how much, relatively, more than a step is to be proven, so that no rounding error matters."""
 
@@ -238,7 +238,7 @@ class Generation:
                 return
             known = list(self.master.patterns)
             dive = Dive(self.search.problem, self.master.items, self.dearest, known, self.floor.of_type)
-            chosen = dive.run(self.pricing, self.value * (1 - EQUAL), rng if turn else None, turn % 4)
+            chosen = dive.run(self.pricing, self.value * (1 - EQUAL), rng if turn else None, turn % TURNS)
             if chosen is not None:
                 patterns, times = [pattern for pattern, _ in chosen], np.array([often for _, often in chosen])
                 loads = realise(self.search, self.items, patterns, times)

@@ -275,7 +275,7 @@ def _at_pace(k, sums, terms, factor, value):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _least(value):  # type: ignore[no-untyped-def]
-    """The smallest, over ways, of the largest row; ``value``, shape (COLUMNS,), is overwritten."""
+    """The smallest, over ways, of the largest of six rows; ``value``, shape (COLUMNS,), is overwritten."""
     for c in range(COLUMNS // 2):
         value[c] = max(value[c], value[COLUMNS // 2 + c])
     for c in range(WAYS):

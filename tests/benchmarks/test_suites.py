@@ -18,7 +18,7 @@ from loraplan.api import solve_config
 from loraplan.config import PluginSpec, build, load_settings
 from loraplan.errors import BadInputError
 
-NAMES = ("adversarial", "mixed-fleet", "paper-synthetic", "paper-trace", "popularity", "tiny")
+NAMES = ("adversarial", "mixed-fleet", "paper-synthetic", "paper-trace", "popularity", "thirty-classes", "tiny")
 
 
 @pytest.fixture(autouse=True)
