@@ -40,7 +40,7 @@ class CPSATParams:
 
 
 class CPSAT(Solver):
-    """Chooses among all loads where they are few; else assigns classes of adapters to GPUs of bin types."""
+    """Chooses among all loads if they are few, else generated ones; then assigns adapter classes to bin types."""
 
     Params: ClassVar[type[Any]] = CPSATParams
 

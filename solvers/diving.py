@@ -38,13 +38,12 @@ class Dive:
     paid: Floats
 
     def run(
-        self, pricing: Pricing, below: float, rng: np.random.Generator | None, turns: int = 0
+        self, pricing: Pricing, below: float, rng: np.random.Generator | None, turns: int
     ) -> list[tuple[Pattern, int]] | None:
         """Loads and how often to use each, at a cost below ``below``; None if there were none.
 
-        Where a way ends, others are tried that turn off from it, ``turns`` times at most: each time one takes another
-        load than the best, or the second best in place of one of the others (limited discrepancy: Sadykov, Vanderbeck
-        and others, 2019).
+        Where a way ends, others are tried: at every step the best load may be passed over, the second best, too, and so
+        on, ``turns`` loads in all on one way (limited discrepancy: Sadykov, Vanderbeck and others, 2019).
 
         Raises:
             SearchStoppedError: the time is up.

@@ -28,7 +28,7 @@ BLOCK = 4
 BLOCKS = PACES // BLOCK
 """Paces are passed over by blocks where none can be the best."""
 WAYS, ROWS = 4, 6
-"""Ways to serve a load, and rows of each, of the margin (`features.term_logs`)."""
+"""Ways to serve a load (`features.WAYS_TO_SERVE` says which), and rows of each (`features.term_logs`)."""
 RAMPS = 19
 FIRST_RAMP = -14
 """Octaves of rho * t0: from an adapter that runs a few times in a day to one that fills a server."""
