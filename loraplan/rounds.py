@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from loraplan.files import make_folder
@@ -25,10 +26,13 @@ from solvers.best_fit import BestFit, BestFitParams
 from surrogate import sampling
 from surrogate.dataset import append_rows, read_dataset
 from surrogate.design import Design, Load, critical_rates, deal, turned
-from surrogate.manifest import read_manifest
+from surrogate.examples import examples_of
+from surrogate.judgement import RISK, calibrated
+from surrogate.manifest import DESIGN_PART, read_manifest
 from surrogate.model import Card, Model
 from surrogate.oracle import SurrogateOracle, SurrogateParams
 from surrogate.settings import TrainSettings
+from surrogate.split import split
 from twin.agreement import STARVED_BELOW
 from twin.batch import spread
 
@@ -40,6 +44,10 @@ FIRST_SEED = 1_000
 ROUND_STREAM = 77
 """Sets the problems' random numbers apart from those of a design's workloads."""
 FIRST_WORKLOAD = 1_000_000_000
+ROUND_EPOCHS, ROUND_RATE = 1 / 6, 0.2
+"""Of the epochs and of the learning rate, in a round: so that it adds what it shows and forgets nothing."""
+CAREFUL = 0.25
+"""Loads to calibrate with are packed at this part of the risk: near the threshold that they lead to."""
 MOST_GPUS = 64
 """On offer in a problem of a round: more than it takes."""
 
@@ -49,7 +57,7 @@ def packed_rows(
     design: Design,
     problems: int,
     seed: int,
-    risk: float = 0.01,
+    risk: float = RISK,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Let best-fit place the adapters of random problems by ``model``, and simulate every GPU but the last of each.
@@ -122,11 +130,13 @@ class Round:
 
     Attributes:
         name: of the dataset's part that holds the rows.
+        model: that packed them.
         loads: GPUs that were packed.
         starved: of them, in the twin.
     """
 
     name: str
+    model: str
     loads: int
     starved: int
 
@@ -142,13 +152,14 @@ def train_in_rounds(
 ) -> tuple[Card, list[Round]]:
     """Train, let best-fit pack loads by the model, add them to the dataset, train on, and so on.
 
-    The models are in ``out/round-0`` and so on, the last one in ``out`` as well; rows of round n are the dataset's part
-    ``round-n``. Interrupted, the same call goes on where it was.
+    At last the thresholds: best-fit packs loads by the last model, which is not trained on them. The models are in
+    ``out/round-0`` and so on, the last one with these thresholds in ``out``; rows of round n are the dataset's part
+    ``round-n``, the last ones ``packed-`` and the model's digest. Interrupted, the same call goes on where it was.
 
     Args:
         folder: of a complete dataset.
         out: folder of the model.
-        settings: of the training; rounds train for a third of the epochs.
+        settings: of the training; rounds go on from where it ended, with a smaller learning rate, for less epochs.
         rounds: how many.
         problems: packed in each round.
         stage: a progress bar with this title, to be called with (done, in all).
@@ -167,19 +178,35 @@ def train_in_rounds(
 
     train(0, settings, (), None)
     design = read_manifest(folder).design
-    shorter = settings.model_copy(update={"epochs": max(1, settings.epochs // 3)})
+    again = settings.model_copy(
+        update={
+            "epochs": max(1, round(ROUND_EPOCHS * settings.epochs)),
+            "learning_rate": ROUND_RATE * settings.learning_rate,
+            "temperatures": (settings.temperatures[1], settings.temperatures[1]),
+        }
+    )
+
+    def pack(number: int, name: str, model: Model, risk: float) -> None:
+        if name not in read_manifest(folder).parts:
+            with stage(f"round {number}: packing problems") as advance:
+                rows = packed_rows(model, design, problems, FIRST_SEED + number, risk, advance)
+            append_rows(folder, name, rows)
+
+    names = [f"round-{number}" for number in range(1, rounds + 1)]
     for number in range(1, rounds + 1):
         model = Model.load(out / f"round-{number - 1}")
-        names = [f"round-{n}" for n in range(1, number + 1)]
-        if names[-1] not in read_manifest(folder).parts:
-            with stage(f"round {number}: packing problems") as advance:
-                rows = packed_rows(model, design, problems, FIRST_SEED + number, on_progress=advance)
-            append_rows(folder, names[-1], rows)
-        train(number, shorter, names, model)
-    table, seen = read_dataset(folder), []
-    for number in range(1, rounds + 1):
-        served = table.filter(pc.equal(table["part"], f"round-{number}"))["served_fraction"].to_numpy()
-        seen.append(Round(f"round-{number}", served.size, int((served < STARVED_BELOW).sum())))
+        pack(number, names[number - 1], model, RISK)
+        train(number, again, names[:number], model)
     last = Model.load(out / f"round-{rounds}")
+    names.append(f"packed-{last.card.weights_sha256[:12]}")
+    pack(rounds + 1, names[-1], last, CAREFUL * RISK)
+    table = read_dataset(folder)
+    parts = {name: table.filter(pc.equal(table["part"], name)) for name in (DESIGN_PART, *names)}
+    drawn = examples_of(parts[DESIGN_PART])
+    last = calibrated(last, drawn.select(split(drawn.workload)[1]), packed=examples_of(parts[names[-1]]))
     last.save(out)
-    return last.card, seen
+    return last.card, [_shown(name, f"round-{number}", parts[name]) for number, name in enumerate(names)]
+
+
+def _shown(name: str, model: str, rows: pa.Table) -> Round:
+    return Round(name, model, rows.num_rows, int((rows["served_fraction"].to_numpy() < STARVED_BELOW).sum()))

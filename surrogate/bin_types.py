@@ -134,17 +134,15 @@ class SurrogateBinTypes(BinTypes):
         still = factors.min(axis=1)[:, None]
         grown = (kernel.PACE_FACTORS[paces, None] * factors).min(axis=1)[:, None]
 
-        def least(first: int, last: int, by: Floats) -> Floats:
-            return np.asarray((terms[:, first:last] * by).min(axis=0).T)
+        def least(first: int, count: int, by: Floats) -> Floats:
+            return np.asarray((terms[:, first : first + count] * by).min(axis=0).T)
 
         weights = np.zeros((ROWS, kernel.EMBEDDING))
-        weights[:, [kernel.REGISTERED, kernel.ASKED]] = least(0, 2, still)
-        weights[:, kernel.FIRST_RAMP_TERM :] = least(2, 2 + kernel.RAMPS, still)
-        traffic = kernel.FIRST_BUSY - kernel.ARRIVALS
-        weights[:, kernel.ARRIVALS : kernel.FIRST_BUSY] = least(kernel.COUNT_TERMS, kernel.COUNT_TERMS + traffic, grown)
+        fixed, growing = least(0, kernel.STILL, still), least(kernel.STILL_PLACES, kernel.STILL, grown)
+        weights[:, : kernel.STILL] = fixed + growing
         place, part = kernel.POINT_OF_PACE[box.paces[0]], kernel.PART_OF_PACE[box.paces[0]]
         for term, first in ((kernel.BUSY_TERM, kernel.FIRST_BUSY), (kernel.TURN_TERM, kernel.FIRST_TURN)):
-            own = least(term, term + 1, still)[:, 0]
+            own = least(term, 1, still)[:, 0]
             weights[:, first + place] += (1.0 - part) * own
             weights[:, first + place + 1] += part * own
         return weights
@@ -158,7 +156,7 @@ class SurrogateBinTypes(BinTypes):
             ]
             terms = np.array([features.server(profile, s, max_rank) for s in most])
             servers = self._model.servers(terms, np.array([features.context(profile, s, self._cv) for s in most]))
-            allowed = np.exp((self._score or 0.0) / servers.beta)[:, None, None, None]
+            allowed = np.exp((self._score or 0.0) / servers.beta)[:, None, None]
             shape = len(most), -1, ROWS, WAYS
             self._known[key] = _Rows(
                 servers.weights.astype(np.float64).reshape(shape),

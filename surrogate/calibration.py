@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit
+from scipy.optimize import brentq
+from scipy.special import expit
 
 from loraplan.workload import Floats
 
 NAMES = ("score", "served", "packed_score", "packed_served")
 FEWEST, NEWTON_STEPS = 10, 30
 """Loads of each kind below which no slope is fitted; steps of the fit."""
+FULL = 0.95
+"""Of packed loads, the part that has scores up to the threshold they were packed to; a few slots more lower a score."""
 PACKED_RISK = 2.0
 """How much more often than of loads drawn at random it may happen that one starves which a solver has packed."""
 LIMITS = np.concatenate((np.arange(0.3, 0.9, 0.05), np.arange(0.9, 0.995, 0.01), [0.995]))
@@ -51,23 +54,23 @@ def logistic_slope(score: Floats, starved: NDArray[np.bool_]) -> float:
 
 
 def packed_threshold(score: Floats, starved: NDArray[np.bool_], slope: float, risk: float) -> float:
-    """The score at which a packed load starves with probability ``risk``.
+    """The threshold at which ``risk`` of the loads starve that a solver packs up to it.
 
-    Solvers pack up to the threshold, so what counts is the probability at it, not the mean below it; and the packed
-    loads known have scores close to the threshold of the model that packed them. So their log-odds are the score's,
-    with its slope, and shifted: a solver's choice makes a load worse than its score says.
+    A solver's choice makes a load worse than its score says: the log-odds are the score's, with its slope, and shifted.
+    With another threshold the solver's loads would be as near to it as those it has packed are to theirs.
 
     Args:
-        score, starved: shape (n,), of packed loads.
+        score, starved: shape (n,), of loads that a solver packed up to one threshold: most scores are close to it.
         slope: of the log-odds in the score.
         risk: 0 to 1.
     """
-    wanted = min(starved.sum() + 0.5, starved.size - 0.25)  # half a load more, for what chance has not shown yet
-    low, high = -50.0, 50.0
-    while high - low > 1e-6:
-        shift = 0.5 * (low + high)
-        low, high = (shift, high) if expit(slope * score + shift).sum() < wanted else (low, shift)
-    return float((logit(risk) - low) / slope)
+    seen = min(starved.sum() + 0.5, starved.size - 0.25)  # half a load more, for what chance has not shown yet
+
+    def shift(wanted: float) -> float:
+        """What has to be added to the log-odds for ``wanted`` loads to starve."""
+        return float(brentq(lambda shift: expit(slope * score + shift).sum() - wanted, -1e3, 1e3))
+
+    return float(np.quantile(score, FULL) + (shift(risk * score.size) - shift(seen)) / slope)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +79,8 @@ class Calibration:
 
     Attributes:
         score, served: shape (n,), of loads drawn from the design.
-        packed_score, packed_served: shape (m,), of loads that solvers packed to the limit; may be empty.
+        packed_score, packed_served: shape (m,), of loads that a solver packed to the limit by this very model; may be
+            empty.
     """
 
     score: Floats
@@ -114,3 +118,7 @@ class Calibration:
     def tensors(self) -> dict[str, NDArray[np.float32]]:
         """As they are stored."""
         return {f"calibration.{name}": getattr(self, name).astype(np.float32) for name in NAMES}
+
+
+NOTHING = Calibration(*(np.empty(0) for _ in NAMES))
+"""Accepts no load at any risk."""

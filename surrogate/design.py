@@ -23,6 +23,8 @@ from loraplan.problem import Fleet, GPULoad, GPUType, Problem
 from loraplan.profiles import Positive, Profile, load_profile
 from loraplan.workload import Adapter, Floats, Ints, Lengths, RateWorkload
 from surrogate import sampling
+from surrogate.features import length_means
+from surrogate.kernel import LAW
 from twin.agreement import STARVED_BELOW
 from twin.batch import Simulation
 from twin.fluid import FluidOracle, FluidParams
@@ -41,7 +43,7 @@ class Design(Part):
 
     seed: Seed = 0
     """Of everything that is drawn."""
-    workloads: Count = 20_000
+    workloads: Count = 22_000
     """How many; each gives ``loads`` rows."""
     loads: Count = 3
     """Rows of a workload: few, as those of one workload are alike."""
@@ -80,10 +82,7 @@ SCHEMA = pa.schema(
         ("rates", _FLOATS),
         ("ranks", _INTS),
         ("law", _INTS),
-        ("law_in", _FLOATS),
-        ("law_out", _FLOATS),
-        ("law_kv", _FLOATS),
-        ("law_out_squared", _FLOATS),
+        *((f"law_{name}", _FLOATS) for name in LAW),
         ("offered_tok_s", pa.float64()),
         ("arrived_tok_s", pa.float64()),
         ("served_fraction", pa.float64()),
@@ -100,9 +99,9 @@ SCHEMA = pa.schema(
     ]
 )
 """Columns of a row: which load (``profile`` as JSON, ``base`` the named profile that it is or varies; rates in
-requests/s, ranks and laws of lengths of the adapters in order; each law's means of tokens in, tokens out, KV tokens
-held and squared tokens out), and what the twin made of it (as ``twin.metrics.Metrics``; ``offered_tok_s`` is what the
-rates stand for, ``arrived_tok_s`` what was drawn)."""
+requests/s, ranks and laws of lengths of the adapters in order; each law's means, by the names of `kernel.LAW`), and
+what the twin made of it (as ``twin.metrics.Metrics``; ``offered_tok_s`` is what the rates stand for, ``arrived_tok_s``
+what was drawn)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +126,7 @@ class Load:
         seen = replace(simulation, max_outstanding=self.max_outstanding).metrics()
         laws = {id(adapter.lengths): adapter.lengths for adapter in self.adapters}
         place = {key: number for number, key in enumerate(laws)}
+        known = [length_means(lengths) for lengths in laws.values()]
         return names | {
             "profile": _engine(self.profile),
             "slots": self.slots,
@@ -137,10 +137,7 @@ class Load:
             "rates": [adapter.rate for adapter in self.adapters],
             "ranks": [adapter.rank for adapter in self.adapters],
             "law": [place[id(adapter.lengths)] for adapter in self.adapters],
-            "law_in": [law.mean_in for law in laws.values()],
-            "law_out": [law.mean_out for law in laws.values()],
-            "law_kv": [law.mean_kv for law in laws.values()],
-            "law_out_squared": [float(np.mean(law.tokens_out.astype(np.float64) ** 2)) for law in laws.values()],
+            **{f"law_{name}": [means[name] for means in known] for name in LAW},
             "offered_tok_s": sum(a.rate * (a.lengths.mean_in + a.lengths.mean_out) for a in self.adapters),
             "arrived_tok_s": seen.offered_tok_s,
             "served_fraction": seen.served_fraction,
@@ -301,11 +298,16 @@ def deal(rates: Floats, ranks: Ints, laws: Sequence[Lengths], rng: np.random.Gen
 
 
 def _slots(rng: np.random.Generator, count: int, most: int) -> int:
-    """As many slots as adapters, or fewer: from a list, down to a tenth of them; at most what memory allows."""
+    """As many slots as adapters, a few less, or a size from a list down to a tenth; at most what memory allows."""
     fewer = [slots for slots in SLOTS if count / 12 <= slots < count]
-    if not fewer or rng.random() < 0.3:
-        return max(1, min(count, most))
-    return max(1, min(int(rng.choice(fewer)), most))
+    kind = rng.random()
+    if not fewer or kind < 0.25:
+        slots = count
+    elif kind < 0.4:
+        slots = round(count * rng.uniform(0.6, 1.0))
+    else:
+        slots = int(rng.choice(fewer))
+    return max(1, min(slots, most))
 
 
 def _seed(rng: np.random.Generator) -> int:

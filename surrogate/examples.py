@@ -98,15 +98,11 @@ def _traffic(batch: pa.RecordBatch) -> tuple[Ints, NDArray[np.void]]:
     rates, law = batch["rates"], batch["law"]
     ends = np.asarray(rates.offsets)[1:] - rates.offsets[0].as_py()
     sizes = np.diff(ends, prepend=0)
-    first = np.cumsum(np.diff(np.asarray(batch["law_in"].offsets)), dtype=np.int64)
+    first = np.cumsum(np.diff(np.asarray(batch["law_tokens_in"].offsets)), dtype=np.int64)
     first = np.concatenate(([0], first[:-1]))
     which = np.repeat(first, sizes) + np.asarray(law.flatten()).astype(np.int64)
     traffic = np.zeros(int(ends[-1]), dtype=kernel.TRAFFIC)
     traffic["rate"] = np.asarray(rates.flatten())
-    for name, column in zip(
-        ("tokens_in", "tokens_out", "kv", "out_squared"),
-        ("law_in", "law_out", "law_kv", "law_out_squared"),
-        strict=True,
-    ):
-        traffic[name] = np.asarray(batch[column].flatten())[which]
+    for name in kernel.LAW:
+        traffic[name] = np.asarray(batch[f"law_{name}"].flatten())[which]
     return ends.astype(np.int64), traffic

@@ -5,8 +5,9 @@ pace only; those of a load are the sums over its adapters. So whatever grows wit
 With rho = rate * tokens out (running requests per second of step time) and t0 = the step law's base, they are:
 
 - 1, and 1 - exp(-rate * hour): adapters registered, and those asked for;
-- rate, rho, rho * KV tokens, rate * tokens in, rate * E[(tokens out)^2], each times t0;
-- 1 - exp(-rho * t) at ``PACES`` step times t, a geometric series: adapters that run in such steps; and the same over
+- rate, rho, rho * KV tokens (three means: `length_means`), rate * tokens in, rate * E[(tokens in)^2] (in thousands of
+  tokens), rate * E[(tokens out)^2], each times t0;
+- 1 - exp(-rho * t) at ``POINTS`` step times t, a geometric series: adapters that run in such steps; and the same over
   tokens out: how often per step an adapter comes that ran no more, and has to be loaded if slots are short;
 - ramps one octave wide in rho * t0: a general non-decreasing function of the rate, which queues for slots need.
 
@@ -22,19 +23,24 @@ from typing import Any
 import numpy as np
 
 from loraplan.profiles import EXPAND_TILE, GRAPH_TOKENS, LARGE_STEP_SPLIT, SHRINK_TILE, Profile, rank_tiles
-from loraplan.workload import Floats
-from surrogate.kernel import PACE_FACTORS, PACES, POINTS, RAMPS, ROWS, SERVER, SERVER_TERMS
+from loraplan.workload import Floats, Lengths
+from surrogate.kernel import LAW, PACE_FACTORS, PACES, POINTS, RAMPS, ROWS, SERVER, SERVER_TERMS
 
 CONTEXT = 21
-TERM_NAMES = ("registered", "asked", "arrivals", "running", "kv", "prefill", "squared", "busy", "turn")
-TERMS = len(TERM_NAMES) + RAMPS
+COUNTS = ("registered", "asked")
+TRAFFIC_NAMES = ("arrivals", "running", "kv", "kv_root", "kv_most", "prefill", "in_squared", "squared")
+"""Terms of an embedding before its ramps. Those of the traffic grow with the pace in the fluid model."""
 WAYS_TO_SERVE = ((True, 1.0), (True, 0.5), (False, 1.0), (False, 0.5))
 """Ways to serve a load: whether all its adapters have a slot, and which part of the slots is busy at most."""
 BENDS = 2
 """Powers of the pace by which training may bend a row."""
 PACE_POWERS = np.linspace(0.0, 1.0, PACES)[:, None] ** np.arange(1, BENDS + 1)
-FAINT = 1e-3
-"""Weight of what does not belong to a row, as a part of what it would be if it did."""
+FAINT = 0.05
+"""Weight of what does not belong to a row, as a part of what it would be if it did: fainter ones are learned late."""
+MIDDLE_PACE = 8.0
+"""A step time, over the base, at which a faint weight that grows with the pace is as large as one that does not."""
+UNEVEN = 0.2
+"""How much more room uneven requests ask of the KV cache, at first."""
 LEAST_SPARE = 0.05
 """Of a step, left for requests at least: a pace that slots alone outlast counts as twenty times too slow, not never."""
 REGISTERED_GUESS = 100
@@ -48,6 +54,25 @@ RANK_AT = 8
 """The max rank whose octaves count as none."""
 QUANTILES = (0.05, 0.5, 0.95)
 """Of the predictions."""
+
+
+def length_means(lengths: Lengths) -> dict[str, float]:
+    """Means of a law of lengths, by the names of `kernel.LAW`.
+
+    Tokens in and out; KV tokens that a running request holds, mean over its steps; the same weighted by the root of the
+    most that the request will hold, and by that most itself (both in thousands of tokens): how uneven the cache's use
+    is; squares of the tokens in and out.
+    """
+    tokens_in, tokens_out = lengths.tokens_in.astype(np.float64), lengths.tokens_out.astype(np.float64)
+    held = tokens_in * tokens_out + tokens_out * (tokens_out + 1.0) / 2.0
+    most = 1e-3 * (tokens_in + tokens_out)
+    steps = tokens_out.mean()
+    means = (
+        *(tokens_in.mean(), steps, held.mean() / steps),
+        *((held * np.sqrt(most)).mean() / steps, (held * most).mean() / steps),
+        *((tokens_in**2).mean(), (tokens_out**2).mean()),
+    )
+    return dict(zip(LAW, map(float, means), strict=True))
 
 
 def server(profile: Profile, slots: int, max_rank: int) -> Floats:
@@ -117,11 +142,11 @@ def context(profile: Profile, slots: int, cv: float) -> Floats:
 def term_logs(terms: Any, xp: Any) -> Any:
     """Logarithms of what the rows of the fluid model weigh each term by, shape (..., WAYS, ROWS, TERMS).
 
-    Terms are those of an embedding, but with one for busy adapters and one for those that come, whatever the pace. Rows
-    are a step's time (ms), adapters per slot, KV tokens, tokens and sequences per what the server takes, and busy
-    adapters per slot. In some families every adapter has a slot; in the others those that run have one, and those that
-    come have to be loaded and evict others (docs/twin.md). What does not belong to a row has a faint weight, for
-    training to change. Only grows with the max rank.
+    Terms are those of an embedding that do not depend on the pace, the same growing with the pace, busy adapters and
+    those that come. Rows are a step's time (ms), adapters per slot, KV tokens, tokens and sequences per what the server
+    takes, and busy adapters per slot. In some families every adapter has a slot; in the others those that run have one,
+    and those that come have to be loaded and evict others (docs/twin.md). What does not belong to a row has a faint
+    weight, for training to change. Only grows with the max rank.
 
     Args:
         terms: servers, shape (..., len(SERVER_TERMS)).
@@ -133,11 +158,15 @@ def term_logs(terms: Any, xp: Any) -> Any:
 
     slot, sequence, kv, token = (1.0 / of(name) for name in ("slots", "max_seqs", "kv_tokens", "max_tokens"))
     nothing = 0.0 * slot
-    usual = [slot, slot, slot, sequence, kv, token, sequence / 400, slot, slot, *[slot] * RAMPS]
-    faint = FAINT * xp.stack(usual, -1)
+    traffic = [slot, sequence, kv, kv, kv, token, token, sequence / 400]
+    counts, ramps = [slot] * len(COUNTS), [slot] * RAMPS
+    grown = [part / MIDDLE_PACE for part in (*counts, *traffic, *ramps)]
+    faint = FAINT * xp.stack([*counts, *traffic, *ramps, *grown, slot, slot], -1)
 
     def row(unit: Any = 1.0, **own: Any) -> Any:
-        weights = [own.get(name, nothing) for name in TERM_NAMES] + [nothing] * RAMPS
+        still = [own.get(name, nothing) for name in COUNTS] + [nothing] * (len(TRAFFIC_NAMES) + RAMPS)
+        growing = [nothing] * len(COUNTS) + [own.get(name, nothing) for name in TRAFFIC_NAMES] + [nothing] * RAMPS
+        weights = [*still, *growing, own.get("busy", nothing), own.get("turn", nothing)]
         return xp.stack(weights, -1) + unit * faint
 
     token_ms = of("per_token") + of("eager") / (2 * GRAPH_TOKENS)
@@ -149,7 +178,7 @@ def term_logs(terms: Any, xp: Any) -> Any:
     }
     load_ms = of("load_ms") * (1.0 + of("slots") / 6)
     base_ms = 1e3 * of("base_s")[..., None]
-    limits = [row(kv=kv), row(running=token, prefill=token), row(running=sequence)]
+    limits = [row(kv=kv, kv_root=UNEVEN * kv), row(running=token, prefill=token), row(running=sequence)]
 
     def family(all_resident: bool, busy: float) -> Any:
         own = step | ({} if all_resident else {"turn": load_ms})
@@ -179,7 +208,8 @@ INPUT_NAMES = (
     *("share", "step time", "exposure", "KV use", "token use", "sequence use", "slot use", "running", "TTFT", "load"),
     *(f"busy adapters per slot at pace {pace}" for pace in range(POINTS)),
     *("adapters", "adapters per slot", "adapters asked for per slot", "mean tokens out", "mean tokens in"),
-    *("mean KV tokens", "mean squared tokens out"),
+    *("mean KV tokens", "unevenness of the KV tokens", "the same, squared", "mean squared tokens in"),
+    "mean squared tokens out",
     *("per_request", "per_kv_token", "per_prefill_token", "per_adapter", "per_small_adapter", "per_small_adapter_rank"),
     *("per_registered", "per_adapter_request", "per_slot_shrink", "per_slot_expand", "eager", "per_waiting", "to_gpu"),
     *("smaller_rank", "slots", "KV tokens", "max_num_batched_tokens", "max_num_seqs", "base", "cv", "rules"),

@@ -33,15 +33,20 @@ RAMPS = 19
 FIRST_RAMP = -14
 """Octaves of rho * t0: from an adapter that runs a few times in a day to one that fills a server."""
 
-REGISTERED, ASKED, ARRIVALS, RUNNING, KV, PREFILL, SQUARED = range(7)
-FIRST_BUSY = 7
+REGISTERED, ASKED, ARRIVALS, RUNNING, KV, KV_ROOT, KV_MOST, PREFILL, IN_SQUARED, SQUARED = range(10)
+FIRST_RAMP_TERM = 10
+STILL = FIRST_RAMP_TERM + RAMPS
+"""Terms of an embedding that do not depend on the pace; those of who runs and of who comes follow."""
+FIRST_BUSY = STILL
 FIRST_TURN = FIRST_BUSY + POINTS
-FIRST_RAMP_TERM = FIRST_TURN + POINTS
-BUSY_WEIGHT, TURN_WEIGHT, FIRST_RAMP_WEIGHT = 7, 8, 9
-"""Places in a row's weights, which have one for who runs and one for who comes, whatever the pace."""
-EMBEDDING = FIRST_RAMP_TERM + RAMPS
+EMBEDDING = FIRST_TURN + POINTS
+BUSY_WEIGHT, TURN_WEIGHT, TERMS = 2 * STILL, 2 * STILL + 1, 2 * STILL + 2
+"""Places in a row's weights: one for each still term, one more that grows with the pace, and one for who runs and for
+who comes, whatever the pace."""
 
-TRAFFIC = np.dtype([(name, np.float64) for name in ("rate", "tokens_in", "tokens_out", "kv", "out_squared")])
+LAW = ("tokens_in", "tokens_out", "kv", "kv_root", "kv_most", "in_squared", "out_squared")
+"""Means of a law of lengths: see `features.length_means`."""
+TRAFFIC = np.dtype([(name, np.float64) for name in ("rate", *LAW)])
 """An adapter's traffic: requests/s and its lengths' means."""
 
 SERVER_TERMS = (
@@ -59,7 +64,7 @@ BASE_S, STEPS, SLOTS, KV_TOKENS, MAX_TOKENS, MAX_SEQS = (
 STEADY = 10
 """Figures of ``steady``: logarithms of share, step time / t0, exposure / t0, use of KV, tokens, sequences and slots,
 running requests, TTFT / t0, and step time / exposure at the first limit."""
-HEAD_INPUTS = STEADY + POINTS + 7
+HEAD_INPUTS = STEADY + POINTS + 10
 HEAD = 64
 """Width of the hidden layers that make predictions of the inputs."""
 LANES = 32
@@ -67,6 +72,8 @@ LANES = 32
 SIXTH = np.float32(1.0 / 6.0)
 SAFE = np.float32(1.0 - 1e-6)
 """Of a bound: it is computed in single precision."""
+ROUNDED_UP = 1.0 + 1e-12
+"""Of a limit, so that rounding passes nothing over."""
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -80,7 +87,10 @@ def embed(traffic, base_s, into):  # type: ignore[no-untyped-def]
         row[ARRIVALS] = a.rate * base_s
         row[RUNNING] = rho * base_s
         row[KV] = rho * a.kv * base_s
+        row[KV_ROOT] = rho * a.kv_root * base_s
+        row[KV_MOST] = rho * a.kv_most * base_s
         row[PREFILL] = a.rate * a.tokens_in * base_s
+        row[IN_SQUARED] = 1e-3 * a.rate * a.in_squared * base_s
         row[SQUARED] = a.rate * a.out_squared * base_s
         pace = FIRST_PACE * base_s
         for g in range(POINTS):
@@ -200,7 +210,10 @@ def head_inputs(sums, server, into):  # type: ignore[no-untyped-def]
     into[at + 3] = math.log(answers / requests) - 5.0
     into[at + 4] = math.log(max(sums[PREFILL], 1e-12) / requests) - 5.0
     into[at + 5] = math.log(max(sums[KV], 1e-9) / answers) - 6.0
-    into[at + 6] = math.log(max(sums[SQUARED], 1e-9) / answers) - 6.0
+    into[at + 6] = math.log(max(sums[KV_ROOT], 1e-9) / max(sums[KV], 1e-9))
+    into[at + 7] = math.log(max(sums[KV_MOST], 1e-9) / max(sums[KV], 1e-9))
+    into[at + 8] = math.log(max(sums[IN_SQUARED], 1e-12) / requests)
+    into[at + 9] = math.log(max(sums[SQUARED], 1e-9) / answers) - 6.0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -243,18 +256,18 @@ def fixed_embeddings(traffic, base_s, table):  # type: ignore[no-untyped-def]
 
 COLUMNS = ROWS * WAYS
 """Of a server's weights: the ways of a row stand side by side."""
-COUNT_TERMS, TRAFFIC_TERMS = 24, 8
-"""Places for the counts (registered, asked, ramps) and the traffic in a server's weights: multiples of four."""
-BUSY_TERM, TURN_TERM = COUNT_TERMS + TRAFFIC_TERMS, COUNT_TERMS + TRAFFIC_TERMS + 1
+STILL_PLACES = 32
+"""Places for the still terms in a server's weights, and as many for those that grow: a multiple of four."""
+BUSY_TERM, TURN_TERM = 2 * STILL_PLACES, 2 * STILL_PLACES + 1
 WEIGHT_TERMS = TURN_TERM + 1
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
-def _times(matrix, first, count, vector, out, at):  # type: ignore[no-untyped-def]
-    """``out[at : at + COLUMNS]`` = vector @ ``count`` rows of matrix from ``first`` on, a multiple of four."""
+def _times(matrix, first, vector, out, at):  # type: ignore[no-untyped-def]
+    """``out[at : at + COLUMNS]`` = vector @ as many rows of matrix from ``first`` on, a multiple of four."""
     for c in range(COLUMNS):
         out[at + c] = np.float32(0.0)
-    for j in range(0, count, 4):
+    for j in range(0, vector.size, 4):
         x0, x1, x2, x3 = vector[j], vector[j + 1], vector[j + 2], vector[j + 3]
         m0, m1, m2, m3 = matrix[first + j], matrix[first + j + 1], matrix[first + j + 2], matrix[first + j + 3]
         for c in range(COLUMNS):
@@ -274,71 +287,97 @@ def _at_pace(k, sums, terms, factor, value):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _least(value):  # type: ignore[no-untyped-def]
-    """The smallest, over ways, of the largest of six rows; ``value``, shape (COLUMNS,), is overwritten."""
+def _worst(value):  # type: ignore[no-untyped-def]
+    """Make the first ``WAYS`` of ``value``, shape (COLUMNS,), the largest of each way's six rows."""
     for c in range(COLUMNS // 2):
         value[c] = max(value[c], value[COLUMNS // 2 + c])
     for c in range(WAYS):
         value[c] = max(max(value[c], value[WAYS + c]), value[2 * WAYS + c])
-    least = value[0]
-    for way in range(1, WAYS):
-        least = min(least, value[way])
-    return least
+
+
+@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
+def _of_way(way, k, sums, terms, factor, rows):  # type: ignore[no-untyped-def]
+    """Fill ``rows``, shape (ROWS,), with those of one way at pace ``k``, as `_at_pace` has them; their largest."""
+    g, part, pace = POINT_OF_PACE[k], PART_OF_PACE[k], PACE_FACTORS[k]
+    pace, part, rest = np.float32(pace), np.float32(part), np.float32(1.0 - part)
+    busy = rest * sums[FIRST_BUSY + g] + part * sums[FIRST_BUSY + g + 1]
+    turn = rest * sums[FIRST_TURN + g] + part * sums[FIRST_TURN + g + 1]
+    worst = np.float32(0.0)
+    for row in range(ROWS):
+        c = row * WAYS + way
+        both = terms[c] + pace * terms[COLUMNS + c]
+        rows[row] = (both + busy * terms[2 * COLUMNS + c] + turn * terms[3 * COLUMNS + c]) * factor[c]
+        worst = max(worst, rows[row])
+    return worst
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _margin(weights, factors, floors, sums, work, rows):  # type: ignore[no-untyped-def]
-    """The smallest, over ways to serve and paces, of the largest row; ``rows`` becomes the logarithms of its rows.
+def _bounds(sums, terms, floors, beta, value, bound, low, start):  # type: ignore[no-untyped-def]
+    """Fill ``bound``, shape (BLOCKS, WAYS), with what no share in a block of paces is below, and return the best way.
 
     Rows but for their factors grow with the pace: at the first pace of a block, with the least factors of the block,
-    they are no more than at any of it. A block whose bound is above the best is passed over.
+    they are no more than at any of it. ``low``, shape (WAYS,), becomes the least score that a way may have, ``start``
+    the block where it has it.
+    """
+    for block in range(BLOCKS):
+        _at_pace(block * BLOCK, sums, terms, floors[block], value)
+        _worst(value)
+        for way in range(WAYS):
+            bound[block, way] = value[way] * SAFE
+    for way in range(WAYS):
+        start[way] = 0
+        for block in range(1, BLOCKS):
+            if bound[block, way] < bound[start[way], way]:
+                start[way] = block
+        low[way] = beta[way] * math.log(bound[start[way], way])
+    return np.argmin(low)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _margin(weights, factors, floors, beta, sums, work, rows):  # type: ignore[no-untyped-def]
+    """The least, over ways to serve, of their sharpness times the logarithm of their share, and that logarithm.
+
+    A way's share is the smallest, over paces, of its largest row; ``rows`` becomes the logarithms of the rows there.
+    Ways, and blocks of paces, whose bounds are above what can still matter are passed over.
 
     Args:
         weights: shape (WEIGHT_TERMS, COLUMNS).
         factors: shape (PACES, COLUMNS); ``floors``, (BLOCKS, COLUMNS), the least of each block.
+        beta: shape (WAYS,).
         sums: shape (EMBEDDING,).
-        work: vectors of shapes (4 * COLUMNS,), (COLUMNS,), (BLOCKS,): scratch space.
+        work: arrays of shapes (4 * COLUMNS,), (COLUMNS,), (BLOCKS, WAYS), (WAYS,), (WAYS,): scratch space.
         rows: shape (ROWS,), filled in.
     """
-    terms, value, bound = work  # terms: counts, traffic, and the weights of who runs and of who comes
-    own = value[:COUNT_TERMS]
-    own[0], own[1] = sums[REGISTERED], sums[ASKED]
-    for j in range(RAMPS):
-        own[2 + j] = sums[FIRST_RAMP_TERM + j]
-    for j in range(2 + RAMPS, COUNT_TERMS):
-        own[j] = np.float32(0.0)
-    _times(weights, 0, COUNT_TERMS, own, terms, 0)
-    for j in range(TRAFFIC_TERMS):
-        own[j] = sums[ARRIVALS + j] if ARRIVALS + j <= SQUARED else np.float32(0.0)
-    _times(weights, COUNT_TERMS, TRAFFIC_TERMS, own, terms, COLUMNS)
+    terms, value, bound, low, start = work  # terms: what is still, what grows, the weights of who runs and of who comes
+    still = sums[:STILL_PLACES]  # what follows the still terms has no weight there
+    _times(weights, 0, still, terms, 0)
+    _times(weights, STILL_PLACES, still, terms, COLUMNS)
     for c in range(COLUMNS):
         terms[2 * COLUMNS + c] = weights[BUSY_TERM, c]
         terms[3 * COLUMNS + c] = weights[TURN_TERM, c]
-    first, best_pace, best = 0, 0, np.float32(np.inf)
-    for block in range(BLOCKS):
-        _at_pace(block * BLOCK, sums, terms, floors[block], value)
-        bound[block] = _least(value) * SAFE
-        if bound[block] < bound[first]:
-            first = block
-    for turn in range(BLOCKS):
-        block = first if turn == 0 else turn - (turn <= first)
-        if bound[block] >= best:
+    first = _bounds(sums, terms, floors, beta, value, bound, low, start)
+    best, best_way, best_pace, best_share = np.inf, 0, 0, np.float32(np.inf)
+    for turn in range(WAYS):
+        way = first if turn == 0 else turn - (turn <= first)
+        if low[way] >= best:
             continue
-        for k in range(block * BLOCK, (block + 1) * BLOCK):
-            _at_pace(k, sums, terms, factors[k], value)
-            least = _least(value)
-            if least < best:
-                best_pace, best = k, least
-    _at_pace(best_pace, sums, terms, factors[best_pace], value)
-    for way in range(WAYS):
-        worst = value[way]
-        for row in range(1, ROWS):
-            worst = max(worst, value[row * WAYS + way])
-        if worst == best:
-            for row in range(ROWS):
-                rows[row] = min(max(math.log(max(value[row * WAYS + way], LEAST_ROW)), -LARGEST), LARGEST)
-            break
-    return math.log(max(float(best), LEAST_ROW))
+        share, pace = np.float32(np.inf), 0
+        limit = ROUNDED_UP * math.exp(best / beta[way])
+        for step in range(-1, BLOCKS):
+            block = start[way] if step < 0 else step
+            if bound[block, way] >= min(share, limit) or step == start[way]:
+                continue
+            for k in range(block * BLOCK, (block + 1) * BLOCK):
+                worst = _of_way(way, k, sums, terms, factors[k], rows)
+                if worst < share:
+                    share, pace = worst, k
+        score = beta[way] * math.log(max(float(share), LEAST_ROW))
+        if score < best:
+            best, best_way, best_pace, best_share = score, way, pace, share
+    _of_way(best_way, best_pace, sums, terms, factors[best_pace], rows)
+    for row in range(ROWS):
+        rows[row] = min(max(math.log(max(rows[row], LEAST_ROW)), -LARGEST), LARGEST)
+    return best, math.log(max(float(best_share), LEAST_ROW))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -363,19 +402,20 @@ def _softplus(value):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def judge_sums(sums, server, server_of, weights, factors, floors, context, scaling, layers, log_share, figures):  # type: ignore[no-untyped-def]
+def judge_sums(sums, server, server_of, margin, context, scaling, layers, shares, figures):  # type: ignore[no-untyped-def]
     """Margin and predictions of loads whose sums are known.
 
     Args:
         sums: shape (loads, EMBEDDING).
         server: shape (servers, terms); ``server_of``, shape (loads,), says which is whose.
-        weights, factors, floors: shape (servers, ...), float32: see `_margin`.
+        margin: weights, factors, floors and beta, shape (servers, ...): see `_margin`.
         context: shape (servers, CONTEXT + 1), float32: normalised, and the octaves of the max rank.
         scaling: mean of the head's inputs, and one over their scale, each float32.
         layers: matrix, shape (inputs, outputs), and bias of its three layers, float32.
-        log_share: shape (loads,), filled in.
+        shares: shape (2, loads), filled with what `_margin` returns.
         figures: shape (loads, quantiles, targets), filled with logarithms of the figures.
     """
+    weights, factors, floors, beta = margin
     mean, inverse = scaling
     first, first_bias, second, second_bias, third, third_bias = layers
     raw = np.zeros((LANES, HEAD_INPUTS))
@@ -387,7 +427,9 @@ def judge_sums(sums, server, server_of, weights, factors, floors, context, scali
     work = (
         np.empty(4 * COLUMNS, dtype=np.float32),
         np.empty(COLUMNS, dtype=np.float32),
-        np.empty(BLOCKS, dtype=np.float32),
+        np.empty((BLOCKS, WAYS), dtype=np.float32),
+        np.empty(WAYS),
+        np.empty(WAYS, dtype=np.int64),
     )
     widths = context.shape[1]
     for start in range(0, sums.shape[0], LANES):
@@ -397,7 +439,7 @@ def judge_sums(sums, server, server_of, weights, factors, floors, context, scali
             m = server_of[n]
             for j in range(EMBEDDING):
                 own[j] = sums[n, j]
-            log_share[n] = _margin(weights[m], factors[m], floors[m], own, work, rows)
+            shares[0, n], shares[1, n] = _margin(weights[m], factors[m], floors[m], beta[m], own, work, rows)
             head_inputs(sums[n], server[m], raw[lane])
             own_inputs = inputs[lane]
             for j in range(HEAD_INPUTS):

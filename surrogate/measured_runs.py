@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from loraplan.profiles import Profile, load_profile
 from loraplan.workload import Lengths
+from surrogate.features import length_means
 from surrogate.shards import table_of
 from twin.fidelity import lengths_by_model, measured
 from twin.measured import SHIPPED, MeasuredRun
@@ -56,10 +56,7 @@ def _row(run: MeasuredRun, profile: Profile, lengths: Lengths) -> dict[str, Any]
         "rates": rates.tolist(),
         "ranks": run.adapter_ranks.tolist(),
         "law": [0] * run.adapters,
-        "law_in": [lengths.mean_in],
-        "law_out": [lengths.mean_out],
-        "law_kv": [lengths.mean_kv],
-        "law_out_squared": [float(np.mean(lengths.tokens_out.astype(np.float64) ** 2))],
+        **{f"law_{name}": [mean] for name, mean in length_means(lengths).items()},
         "offered_tok_s": float(rates.sum()) * (lengths.mean_in + lengths.mean_out),
         "arrived_tok_s": ideal,
         "served_fraction": throughput / ideal if ideal > 0 else math.nan,

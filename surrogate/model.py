@@ -24,8 +24,8 @@ from loraplan.workload import Floats
 from surrogate import features, kernel
 from surrogate.calibration import NAMES, Calibration
 from surrogate.examples import TARGETS, Examples
-from surrogate.features import BENDS, TERMS
-from surrogate.kernel import ROWS, WAYS
+from surrogate.features import BENDS
+from surrogate.kernel import ROWS, TERMS, WAYS
 
 Floats32 = NDArray[np.float32]
 
@@ -61,7 +61,7 @@ class Judged:
 
     Attributes:
         score: shape (n,), how far beyond what the server can carry: logarithm of the share of it that the load takes,
-            in units of this server's sharpness. Above 0 a load rather starves than not.
+            in units of the server's sharpness, in the best way to serve it. Above 0 a load rather starves than not.
         log_share: shape (n,), the same without the sharpness.
         figures: shape (n, quantiles, targets): ``features.QUANTILES`` of ``examples.TARGETS``, in their units.
     """
@@ -101,6 +101,11 @@ class Model:
         self.calibration = calibration
         self.card = card
 
+    def sealed(self) -> Model:
+        """The same, with the digest of its weights on the card."""
+        digest = hashlib.sha256(self.to_bytes()).hexdigest()
+        return Model(self.tensors, self.calibration, self.card.model_copy(update={"weights_sha256": digest}))
+
     def servers(self, terms: Floats, context: Floats) -> Servers:
         """Prepare servers: ``features.server`` and ``features.context`` of each, shapes (servers, ...)."""
         own = self.tensors
@@ -122,32 +127,30 @@ class Model:
             factors=factors,
             floors=factors.reshape(len(terms), kernel.BLOCKS, kernel.BLOCK, kernel.COLUMNS).min(axis=2),
             context=np.concatenate((normal, octaves[:, None]), axis=1),
-            beta=features.USUAL_SHARPNESS * np.exp(_net(own, "margin.sharpness", normal)[:, 0].astype(np.float64)),
+            beta=features.USUAL_SHARPNESS * np.exp(_net(own, "margin.sharpness", normal).astype(np.float64)),
         )
 
     def judge(self, sums: Floats, servers: Servers, server_of: NDArray[np.int64]) -> Judged:
         """Judge loads by their sums, shape (n, EMBEDDING); ``server_of`` says whose each is."""
-        log_share = np.empty(len(sums))
+        shares = np.empty((2, len(sums)))
         figures = np.empty((len(sums), len(features.QUANTILES), len(TARGETS)))
         scaling, layers = self._head
         kernel.judge_sums(
             sums,
             servers.terms,
             server_of,
-            servers.weights,
-            servers.factors,
-            servers.floors,
+            (servers.weights, servers.factors, servers.floors, servers.beta),
             servers.context,
             scaling,
             layers,
-            log_share,
+            shares,
             figures,
         )
         np.exp(figures, out=figures)
         for target in ("served_fraction", "kv_utilisation"):
             place = figures[:, :, TARGETS.index(target)]
             np.minimum(place, 1.0, out=place)
-        return Judged(servers.beta[server_of] * log_share, log_share, figures)
+        return Judged(shares[0], shares[1], figures)
 
     def judge_examples(self, examples: Examples) -> Judged:
         """Judge examples, each of which has a server of its own."""
@@ -202,11 +205,7 @@ class Model:
             raise BadInputError(f"model {folder / WEIGHTS}: not a safetensors file ({error})") from None
         for name, shape in SHAPES.items():
             found = tensors.get(name)
-            if (
-                found is None
-                or len(found.shape) != len(shape)
-                or any(a not in (b, -1) for b, a in zip(found.shape, shape, strict=True))
-            ):
+            if found is None or not _fits(found.shape, shape):
                 raise BadInputError(
                     f"model {folder / WEIGHTS}: tensor {name} is {'missing' if found is None else list(found.shape)}, "
                     f"expected {list(shape)}; was it trained by another version of loraplan?"
@@ -228,9 +227,8 @@ def _columns(weights: Floats) -> Floats32:
     n, ways, rows, count = weights.shape
     terms = weights.transpose(0, 3, 2, 1).reshape(n, count, rows * ways)
     columns = np.zeros((n, kernel.WEIGHT_TERMS, rows * ways), dtype=np.float32)
-    columns[:, :2], columns[:, 2 : 2 + kernel.RAMPS] = terms[:, :2], terms[:, kernel.FIRST_RAMP_WEIGHT :]
-    traffic = terms[:, kernel.ARRIVALS : kernel.BUSY_WEIGHT]
-    columns[:, kernel.COUNT_TERMS : kernel.COUNT_TERMS + traffic.shape[1]] = traffic
+    still, grown = terms[:, : kernel.STILL], terms[:, kernel.STILL : kernel.BUSY_WEIGHT]
+    columns[:, : kernel.STILL], columns[:, kernel.STILL_PLACES :][:, : kernel.STILL] = still, grown
     columns[:, kernel.BUSY_TERM] = terms[:, kernel.BUSY_WEIGHT]
     columns[:, kernel.TURN_TERM] = terms[:, kernel.TURN_WEIGHT]
     return columns
@@ -249,7 +247,7 @@ def _shapes() -> dict[str, tuple[int, ...]]:
     }
     nets = {
         "margin.hyper": (features.CONTEXT, features.HYPER, WAYS * (ROWS * (TERMS + BENDS) + 1)),
-        "margin.sharpness": (features.CONTEXT, features.SHARPNESS, 1),
+        "margin.sharpness": (features.CONTEXT, features.SHARPNESS, WAYS),
         "head.net": (inputs, kernel.HEAD, len(features.QUANTILES) * len(TARGETS)),
     }
     for name, (first, hidden, last) in nets.items():

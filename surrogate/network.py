@@ -24,30 +24,32 @@ from surrogate.features import (
     QUANTILES,
     RANK_AT,
     SHARPNESS,
-    TERMS,
     USUAL_SHARPNESS,
     pace_logs,
     term_logs,
 )
 from surrogate.kernel import (
-    ARRIVALS,
     BUSY_WEIGHT,
     FIRST_BUSY,
-    FIRST_RAMP_TERM,
-    FIRST_RAMP_WEIGHT,
     FIRST_TURN,
     HEAD,
     HEAD_INPUTS,
     LARGEST,
     LEAST_ROW,
     PACE_FACTORS,
+    PACES,
     PART_OF_PACE,
     POINT_OF_PACE,
     ROWS,
     SERVER,
+    STILL,
+    TERMS,
     TURN_WEIGHT,
     WAYS,
 )
+
+FIRST_LOOK, LOOKS = 1, 4
+"""In training every fourth pace is looked at first."""
 
 
 def _three_layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -58,8 +60,15 @@ def _three_layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(), last)
 
 
+def _least(values: Tensor, temperature: float) -> Tensor:
+    """Minimum over the last axis, softened by ``temperature`` (0: not at all)."""
+    if temperature == 0.0:
+        return values.amin(-1)
+    return -temperature * torch.logsumexp(-values / temperature, -1)
+
+
 class Margin(nn.Module):
-    """Load -> logarithm of its share of what the server can carry, and those of the rows at each pace."""
+    """Load -> logarithms of its share of what the server can carry, by ways to serve it, and of the rows."""
 
     def __init__(self) -> None:
         """Begin with the fluid model's rows."""
@@ -69,7 +78,7 @@ class Margin(nn.Module):
         self.bend = nn.Parameter(torch.zeros(WAYS, ROWS, BENDS))
         self.stretch = nn.Parameter(torch.zeros(WAYS))
         self.hyper = _three_layers(CONTEXT, HYPER, WAYS * (ROWS * (TERMS + BENDS) + 1))
-        self.sharpness = _three_layers(CONTEXT, SHARPNESS, 1)
+        self.sharpness = _three_layers(CONTEXT, SHARPNESS, WAYS)
         self.scale = nn.Parameter(torch.tensor([-2.0, -1.0]))
 
     def weights(self, context: Tensor, server: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,32 +102,45 @@ class Margin(nn.Module):
         return torch.exp(term_logs(server, torch) + by_term), torch.exp(factors - at_pace)
 
     def forward(self, sums: Tensor, context: Tensor, server: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """Log of the share, shape (n,), with minimum and maximum softened by ``temperature`` (0: none); log of rows.
+        """Logs of the shares, shape (n, ways), and of the rows, (n, ways, paces, rows).
 
-        Rows have shape (n, ways * paces, rows).
+        ``temperature`` softens minimum and maximum (0: not at all); then rows are only those at the paces around the
+        best of each way.
         """
         weights, factors = self.weights(context, server)
+        at_pace = partial(self._rows, sums, weights, factors)
+        pace = torch.arange(PACES, device=sums.device).expand(len(sums), WAYS, PACES)
+        if temperature > 0.0:
+            with torch.no_grad():
+                some = pace[..., FIRST_LOOK::LOOKS]
+                best = at_pace(some).amax(-1).argmin(-1, keepdim=True)
+            near = torch.arange(2 * LOOKS - 1, device=sums.device)
+            pace = (some.gather(-1, best) + 1 - LOOKS).clamp(0, PACES - near.numel()) + near
+        rows = at_pace(pace).clamp_min(LEAST_ROW).log()
+        return _least(-_least(-rows, temperature), temperature), rows
+
+    @staticmethod
+    def _rows(sums: Tensor, weights: Tensor, factors: Tensor, pace: Tensor) -> Tensor:
+        """Rows at numbers of paces, shape (n, ways, paces): (n, ways, paces, rows)."""
         pick = partial(torch.as_tensor, device=sums.device)
-        place, part = pick(POINT_OF_PACE), pick(PART_OF_PACE, dtype=sums.dtype)
-        runs, comes = sums[:, FIRST_BUSY:FIRST_TURN], sums[:, FIRST_TURN:FIRST_RAMP_TERM]
-        busy, turn = ((1.0 - part) * of[:, place] + part * of[:, place + 1] for of in (runs, comes))
-        traffic = torch.einsum("nhrj,nj->nhr", weights[..., ARRIVALS:BUSY_WEIGHT], sums[:, ARRIVALS:FIRST_BUSY])
-        static = torch.cat((sums[:, :ARRIVALS], sums[:, FIRST_RAMP_TERM:]), 1)
-        of_counts = torch.cat((weights[..., :ARRIVALS], weights[..., FIRST_RAMP_WEIGHT:]), -1)
-        counts = torch.einsum("nhrj,nj->nhr", of_counts, static)
-        grown = pick(PACE_FACTORS, dtype=sums.dtype)[:, None]
-        rows = counts[:, :, None] + grown * traffic[:, :, None]
-        rows = rows + weights[..., BUSY_WEIGHT][:, :, None] * busy[:, None, :, None]
-        rows = rows + weights[..., TURN_WEIGHT][:, :, None] * turn[:, None, :, None]
-        rows = (rows * factors).clamp_min(LEAST_ROW).log().flatten(1, 2)
-        if temperature == 0.0:
-            return rows.amax(-1).amin(-1), rows
-        worst = temperature * torch.logsumexp(rows / temperature, -1)
-        return -temperature * torch.logsumexp(-worst / temperature, -1), rows
+        place, part = pick(POINT_OF_PACE)[pace], pick(PART_OF_PACE, dtype=sums.dtype)[pace]
+        grown = pick(PACE_FACTORS, dtype=sums.dtype)[pace][..., None]
+
+        def between(of: Tensor) -> Tensor:
+            at = of[:, None].expand(-1, WAYS, -1)
+            return ((1.0 - part) * at.gather(-1, place) + part * at.gather(-1, place + 1))[..., None]
+
+        busy, turn = between(sums[:, FIRST_BUSY:FIRST_TURN]), between(sums[:, FIRST_TURN:])
+        still = sums[:, None, :STILL, None]
+        fixed = (weights[..., :STILL] @ still).mT
+        growing = (weights[..., STILL:BUSY_WEIGHT] @ still).mT
+        rows = fixed + grown * growing
+        rows = rows + weights[..., BUSY_WEIGHT][:, :, None] * busy + weights[..., TURN_WEIGHT][:, :, None] * turn
+        return rows * factors.gather(2, pace[..., None].expand(-1, -1, -1, ROWS))
 
     def beta(self, context: Tensor) -> Tensor:
-        """How sharply this kind of server starves around a share of 1, shape (n,)."""
-        return USUAL_SHARPNESS * torch.exp(self.sharpness(context)[:, 0])
+        """How sharply this kind of server starves around a share of 1, shape (n, ways)."""
+        return USUAL_SHARPNESS * torch.exp(self.sharpness(context))
 
     def served(self, log_share: Tensor) -> Tensor:
         """A guess of the served fraction from the share alone, shape (n,): it ties the scale of the share to it."""
@@ -166,18 +188,24 @@ class Surrogate(nn.Module):
             self.register_buffer(f"{name}_scale", torch.tensor(np.where(scale > 1e-4, scale, 1.0), dtype=torch.float32))
 
     def forward(self, batch: dict[str, Tensor], temperature: float) -> dict[str, Tensor]:
-        """``log_share``, ``score`` (its logarithm times the sharpness), ``served`` and ``quantiles`` of a batch."""
+        """``score`` (the least, over ways, of log share times sharpness) and that way's ``log_share`` of a batch.
+
+        And ``served``, and ``quantiles`` of the figures.
+        """
         context = (batch["context"] - self.context_mean) / self.context_scale
-        log_share, rows = self.margin(batch["sums"], context, batch["server"], temperature)
+        shares, rows = self.margin(batch["sums"], context, batch["server"], temperature)
+        scores = self.margin.beta(context) * shares
+        way, every = scores.argmin(-1), torch.arange(len(rows), device=rows.device)
+        log_share = shares[every, way]
         with torch.no_grad():  # predictions must not bend the margin
-            pace = rows.amax(-1).argmin(-1)
-            at = rows[torch.arange(len(rows)), pace].clamp(-LARGEST, LARGEST)
+            own = rows[every, way]
+            at = own[every, own.amax(-1).argmin(-1)].clamp(-LARGEST, LARGEST)
             rank = torch.log2(batch["server"][:, SERVER["rank"]] / RANK_AT)[:, None]
             inputs = (batch["inputs"] - self.inputs_mean) / self.inputs_scale
             inputs = torch.cat((inputs, context, rank, at, at.amax(-1, keepdim=True)), 1)
         return {
             "log_share": log_share,
-            "score": self.margin.beta(context) * log_share,
+            "score": _least(scores, USUAL_SHARPNESS * temperature),
             "served": self.margin.served(log_share),
             "quantiles": self.head(inputs),
         }

@@ -217,11 +217,11 @@ def _tables(problem: Problem) -> tuple[NDArray[np.int64], NDArray[np.void]]:
     """Embeddings, shape (types, adapters, EMBEDDING), and ``kernel.ADAPTER`` records, (types, adapters)."""
     types, n = problem.fleet.types, len(problem.adapters)
     traffic = np.zeros(n, dtype=kernel.TRAFFIC)
-    traffic["rate"], traffic["tokens_in"], traffic["tokens_out"] = problem.rates, problem.mean_in, problem.mean_out
-    traffic["kv"] = problem.mean_kv
+    traffic["rate"] = problem.rates
     laws = {id(adapter.lengths): adapter.lengths for adapter in problem.adapters}
-    squared = {key: float(np.mean(law.tokens_out.astype(np.float64) ** 2)) for key, law in laws.items()}
-    traffic["out_squared"] = [squared[id(adapter.lengths)] for adapter in problem.adapters]
+    means = {key: features.length_means(law) for key, law in laws.items()}
+    for name in kernel.LAW:
+        traffic[name] = [means[id(adapter.lengths)][name] for adapter in problem.adapters]
     tables = np.zeros((len(types), n, kernel.EMBEDDING), dtype=np.int64)
     adapters = np.zeros((len(types), n), dtype=kernel.ADAPTER)
     adapters["rank"], adapters["offered"] = problem.ranks, problem.offered

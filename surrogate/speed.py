@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 
 from loraplan.profiles import Profile
+from loraplan.sources import skewed_lengths
 from loraplan.workload import Floats, Ints
 from surrogate import features, kernel
 from surrogate.model import Model, Servers
@@ -35,8 +36,8 @@ def surrogate_speed(model: Model, profile: Profile, per_load: int = PER_LOAD) ->
     rng, batch = np.random.default_rng(0), BATCH
     traffic = np.zeros(ADAPTERS, dtype=kernel.TRAFFIC)
     traffic["rate"] = np.exp(rng.uniform(np.log(0.003), np.log(0.3), ADAPTERS))
-    for name, value in (("tokens_in", 222.0), ("tokens_out", 195.0), ("kv", 360.0), ("out_squared", 8.0e4)):
-        traffic[name] = value
+    for name, mean in features.length_means(skewed_lengths(222.7, 196.5)).items():
+        traffic[name] = mean
     table = np.zeros((1, ADAPTERS, kernel.EMBEDDING), dtype=np.int64)
     kernel.fixed_embeddings(traffic, 1e-3 * profile.step_ms.base, table[0])
 

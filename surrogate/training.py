@@ -7,7 +7,6 @@ with the least validation loss, thresholds and card are written (`surrogate.mode
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import random
 import signal
@@ -35,10 +34,10 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from loraplan.errors import BadInputError
 from loraplan.workload import Ints
 from surrogate.batches import SurrogateData
-from surrogate.calibration import Calibration
+from surrogate.calibration import NOTHING
 from surrogate.dataset import read_dataset
-from surrogate.errors import errors_of
-from surrogate.examples import TARGETS, Examples, examples_of
+from surrogate.examples import Examples, examples_of
+from surrogate.judgement import calibrated
 from surrogate.manifest import DESIGN_PART, Manifest, read_manifest
 from surrogate.model import SHAPES, Card, Floats32, Model
 from surrogate.model_folder import CHECKPOINTS, LOGS, begun, fingerprint, finished, made_from
@@ -122,29 +121,9 @@ def train(
             low=tuple(limits.min(0).tolist()),
             high=tuple(limits.max(0).tolist()),
         )
-        drawn = np.array(table["part"].to_pylist())[masks[2]] == DESIGN_PART
-        model = calibrated(Model(tensors, NOTHING, card), calibration, drawn)
-        card = card.model_copy(
-            update={
-                "weights_sha256": hashlib.sha256(model.to_bytes()).hexdigest(),
-                "errors": errors_of(model, validation),
-            }
-        )
-        Model(tensors, model.calibration, card).save(out)
-        return Trained(card, new=True)
-
-
-def calibrated(model: Model, examples: Examples, drawn: NDArray[np.bool_]) -> Model:
-    """The model with thresholds from ``examples`` that it has not seen.
-
-    Args:
-        model: with any calibration.
-        examples: n loads.
-        drawn: shape (n,), which of them were drawn from the design; the others were packed by a solver.
-    """
-    score = model.judge_examples(examples).score
-    served = examples.targets[:, TARGETS.index("served_fraction")]
-    return Model(model.tensors, Calibration(score[drawn], served[drawn], score[~drawn], served[~drawn]), model.card)
+        model = calibrated(Model(tensors, NOTHING, card), validation, drawn=calibration)
+        model.save(out)
+        return Trained(model.card, new=True)
 
 
 def fit(
@@ -215,21 +194,13 @@ def fit(
 def _split(table: pa.Table, workload: Ints) -> tuple[NDArray[np.bool_], ...]:
     """Rows for training, validation and calibration.
 
-    Thresholds come from the first load of each workload, which is drawn from all there are (the others were put where
-    the twin had just begun to starve), and from half of the packed ones, of which there are few.
+    Thresholds come from the first load of each workload, which is drawn from all there are: the others were put where
+    the twin had just begun to starve. What was added to the design's rows is trained on.
     """
     drawn = np.array(table["part"].to_pylist()) == DESIGN_PART
     first = table["row"].to_numpy() == 0
     training, validation, calibration = split(workload)
-    even = workload % 2 == 0
-    return (
-        np.where(drawn, training, even),
-        validation & drawn,
-        np.where(drawn, calibration & first, ~even),
-    )
-
-
-NOTHING = Calibration(*(np.empty(0) for _ in range(4)))
+    return training | ~drawn, validation & drawn, calibration & first & drawn
 
 
 def _data(manifest: Manifest, examples: Examples, masks: tuple[NDArray[np.bool_], ...]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def train(
     terminal.out(_table(card))
     for one in seen:
         starved = terminal.percent(one.starved / max(one.loads, 1))
-        terminal.out(f"{one.name}: of {one.loads} loads that best-fit packed by the model before it, {starved} starve")
+        terminal.out(f"{one.name}: of {one.loads} loads that best-fit packed by {one.model}, {starved} starve")
     terminal.note(f"model written to {output}" if new else f"complete already: {output} holds this model")
 
 

@@ -53,11 +53,13 @@ def test_training_in_rounds_goes_on_where_it_was(tmp_path: Path) -> None:
     words = ["train", str(data), "-o", str(out), "--rounds", "2", "--problems", "2", "--set", "epochs=3"]
     done = invoke(*words)
     assert done.exit_code == 0, done.stderr
-    assert "round-2: of " in done.stdout
-    assert read_manifest(data).parts.keys() == {"round-1", "round-2"}
-    assert set(read_dataset(data)["part"].to_pylist()) <= {"design", "round-1", "round-2"}
+    assert "that best-fit packed by round-1" in done.stdout
+    packed = f"packed-{Model.load(out / 'round-2').card.weights_sha256[:12]}"
+    assert read_manifest(data).parts.keys() == {"round-1", "round-2", packed}
+    assert set(read_dataset(data)["part"].to_pylist()) <= {"design", "round-1", "round-2", packed}
     last = Model.load(out)
     assert last.card.data["parts"].keys() == {"round-1", "round-2"}
+    assert last.calibration.packed_score.size == read_manifest(data).parts[packed].rows
     shutil.rmtree(out / "round-2")
     again = invoke(*words)
     assert again.exit_code == 0, again.stderr

@@ -9,9 +9,13 @@ import numpy as np
 import pyarrow as pa
 
 from loraplan.profiles import load_profile
+from loraplan.workload import Lengths
 from surrogate.calibration import NAMES, Calibration
+from surrogate.features import length_means
 from surrogate.model import INPUTS, SHAPES, Card, Model
 from surrogate.shards import table_of
+
+LENGTHS = Lengths.constant(200, 200)
 
 
 def untrained_model(data: dict[str, Any] | None = None, score: Any = (), served: Any = ()) -> Model:
@@ -67,10 +71,7 @@ def load_rows(n: int, seed: int = 0) -> pa.Table:
                 "rates": rates.tolist(),
                 "ranks": [16] * count,
                 "law": [0] * count,
-                "law_in": [200.0],
-                "law_out": [200.0],
-                "law_kv": [300.0],
-                "law_out_squared": [8e4],
+                **{f"law_{name}": [mean] for name, mean in length_means(LENGTHS).items()},
                 "offered_tok_s": offered,
                 "arrived_tok_s": offered,
                 "served_fraction": served,

@@ -45,7 +45,9 @@ def test_a_load_with_one_adapter_more_never_takes_a_smaller_share(seed: int) -> 
     for name, least, most in (("tokens_in", 1, 2000), ("tokens_out", 1, 500)):
         traffic[name] = np.exp(draws.uniform(np.log(least), np.log(most), size))
     traffic["kv"] = traffic["tokens_in"] + traffic["tokens_out"] / 2
-    traffic["out_squared"] = traffic["tokens_out"] ** 2 * draws.uniform(1.0, 3.0, size)
+    for name, of in (("kv_root", "kv"), ("kv_most", "kv"), ("in_squared", "tokens_in"), ("out_squared", "tokens_out")):
+        power = 2 if name.endswith("squared") else 1
+        traffic[name] = traffic[of] ** power * draws.uniform(1.0, 3.0, size)
     ranks = np.sort(draws.choice([8, 16, 32, 64], size))
     table = np.zeros((size, kernel.EMBEDDING), dtype=np.int64)
     kernel.fixed_embeddings(traffic, 1e-3 * profile.step_ms.base, table)
@@ -58,9 +60,9 @@ def test_a_load_with_one_adapter_more_never_takes_a_smaller_share(seed: int) -> 
     model = model_of(random_tensors(seed))
     terms = np.array([features.server(profile, slots, int(rank)) for rank in ranks])
     context = np.array([features.context(profile, slots, 1.0)] * size)
-    log_share = model.judge(sums, model.servers(terms, context), np.arange(size)).log_share
-    assert np.all(np.diff(log_share) >= 0.0)
-    assert log_share[-1] > log_share[0]
+    score = model.judge(sums, model.servers(terms, context), np.arange(size)).score
+    assert np.all(np.diff(score) >= 0.0)
+    assert score[-1] > score[0]
 
 
 def test_all_tensors_are_where_the_networks_are() -> None:

@@ -1,15 +1,39 @@
-"""How wrong a model is on examples that it was not trained on."""
+"""What examples that a model was not trained on say of it: thresholds, and how wrong it is."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from loraplan.workload import Floats
 from surrogate.examples import TARGETS, Examples
 from surrogate.model import Model
 from twin.agreement import STARVED_BELOW, errors, labels, mean
 
 RISK = 0.01
 """At which the accepted share is told."""
+
+
+def calibrated(
+    model: Model, validation: Examples, drawn: Examples | None = None, packed: Examples | None = None
+) -> Model:
+    """The model with thresholds from loads that it has not seen, and its errors on the card.
+
+    Args:
+        model: with any calibration.
+        validation: what errors are computed on.
+        drawn: loads drawn from the design; None keeps those known.
+        packed: loads that a solver packed by this model; None keeps those known.
+    """
+    known: dict[str, Floats] = {}
+    for prefix, examples in (("", drawn), ("packed_", packed)):
+        if examples is not None:
+            known[f"{prefix}score"] = model.judge_examples(examples).score
+            known[f"{prefix}served"] = examples.targets[:, TARGETS.index("served_fraction")]
+    found = Model(model.tensors, replace(model.calibration, **known), model.card)
+    card = model.card.model_copy(update={"errors": errors_of(found, validation)})
+    return Model(found.tensors, found.calibration, card).sealed()
 
 
 def errors_of(model: Model, examples: Examples) -> dict[str, float]:
