@@ -46,8 +46,8 @@ ROUND_STREAM = 77
 FIRST_WORKLOAD = 1_000_000_000
 ROUND_EPOCHS, ROUND_RATE = 1 / 6, 0.2
 """Of the epochs and of the learning rate, in a round: so that it adds what it shows and forgets nothing."""
-CAREFUL = 0.25
-"""Loads to calibrate with are packed at this part of the risk: near the threshold that they lead to."""
+CALIBRATIONS = (RISK / 4, RISK)
+"""Risks at which loads to calibrate with are packed: at first there is no threshold for packed loads, then there is."""
 MOST_GPUS = 64
 """On offer in a problem of a round: more than it takes."""
 
@@ -152,9 +152,10 @@ def train_in_rounds(
 ) -> tuple[Card, list[Round]]:
     """Train, let best-fit pack loads by the model, add them to the dataset, train on, and so on.
 
-    At last the thresholds: best-fit packs loads by the last model, which is not trained on them. The models are in
-    ``out/round-0`` and so on, the last one with these thresholds in ``out``; rows of round n are the dataset's part
-    ``round-n``, the last ones ``packed-`` and the model's digest. Interrupted, the same call goes on where it was.
+    At last the thresholds: best-fit packs loads by the last model, which is not trained on them, twice. The models are
+    in ``out/round-0`` and so on, the last one with these thresholds in ``out``; rows of round n are the dataset's part
+    ``round-n``, the last ones ``packed-1``, ``packed-2`` and the model's digest. Interrupted, the same call goes on
+    where it was.
 
     Args:
         folder: of a complete dataset.
@@ -198,15 +199,23 @@ def train_in_rounds(
         pack(number, names[number - 1], model, RISK)
         train(number, again, names[:number], model)
     last = Model.load(out / f"round-{rounds}")
-    names.append(f"packed-{last.card.weights_sha256[:12]}")
-    pack(rounds + 1, names[-1], last, CAREFUL * RISK)
-    table = read_dataset(folder)
-    parts = {name: table.filter(pc.equal(table["part"], name)) for name in (DESIGN_PART, *names)}
-    drawn = examples_of(parts[DESIGN_PART])
-    last = calibrated(last, drawn.select(split(drawn.workload)[1]), packed=examples_of(parts[names[-1]]))
+    digest, drawn = last.card.weights_sha256[:12], examples_of(_part(folder, DESIGN_PART))
+    validation = drawn.select(split(drawn.workload)[1])
+    for turn, risk in enumerate(CALIBRATIONS):
+        names.append(f"packed-{turn + 1}-{digest}")
+        pack(rounds + 1 + turn, names[-1], last, risk)
+        rows = _part(folder, names[-1])
+        if rows.num_rows:  # else no GPU was full
+            last = calibrated(last, validation, packed=examples_of(rows))
     last.save(out)
-    return last.card, [_shown(name, f"round-{number}", parts[name]) for number, name in enumerate(names)]
+    return last.card, [_shown(name, min(number, rounds), _part(folder, name)) for number, name in enumerate(names)]
 
 
-def _shown(name: str, model: str, rows: pa.Table) -> Round:
-    return Round(name, model, rows.num_rows, int((rows["served_fraction"].to_numpy() < STARVED_BELOW).sum()))
+def _part(folder: Path, name: str) -> pa.Table:
+    table = read_dataset(folder)
+    return table.filter(pc.equal(table["part"], name))
+
+
+def _shown(name: str, model: int, rows: pa.Table) -> Round:
+    served = rows["served_fraction"].to_numpy()
+    return Round(name, f"round-{model}", rows.num_rows, int((served < STARVED_BELOW).sum()))

@@ -67,8 +67,6 @@ running requests, TTFT / t0, and step time / exposure at the first limit."""
 HEAD_INPUTS = STEADY + POINTS + 10
 HEAD = 64
 """Width of the hidden layers that make predictions of the inputs."""
-LANES = 32
-"""Loads that go through these layers together."""
 SIXTH = np.float32(1.0 / 6.0)
 SAFE = np.float32(1.0 - 1e-6)
 """Of a bound: it is computed in single precision."""
@@ -380,20 +378,29 @@ def _margin(weights, factors, floors, beta, sums, work, rows):  # type: ignore[n
     return best, math.log(max(float(best_share), LEAST_ROW))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
 def _layer(matrix, bias, inputs, outputs, bend):  # type: ignore[no-untyped-def]
-    """A linear layer of ``LANES`` loads; then, if ``bend``, hard swish: value * min(max(value + 3, 0), 6) / 6.
+    """A linear layer; then, if ``bend``, hard swish: value * min(max(value + 3, 0), 6) / 6.
 
-    Matrix has shape (inputs, outputs); inputs and outputs have a row for each load.
+    Matrix has shape (inputs, outputs). One load at a time: in a product by BLAS, what a load comes to depends on which
+    others stand beside it.
     """
-    np.dot(inputs, matrix, outputs)
-    for lane in range(LANES):
-        out = outputs[lane]
-        for j in range(out.size):
-            value = out[j] + bias[j]
-            if bend:
-                value *= min(max(value + np.float32(3.0), np.float32(0.0)), np.float32(6.0)) * SIXTH
-            out[j] = value
+    size, width = matrix.shape
+    fours = size // 4 * 4
+    for j in range(width):
+        outputs[j] = bias[j]
+    for k in range(0, fours, 4):
+        x0, x1, x2, x3 = inputs[k], inputs[k + 1], inputs[k + 2], inputs[k + 3]
+        m0, m1, m2, m3 = matrix[k], matrix[k + 1], matrix[k + 2], matrix[k + 3]
+        for j in range(width):
+            outputs[j] += (m0[j] * x0 + m1[j] * x1) + (m2[j] * x2 + m3[j] * x3)
+    for k in range(fours, size):
+        x0, m0 = inputs[k], matrix[k]
+        for j in range(width):
+            outputs[j] += m0[j] * x0
+    if bend:
+        for j in range(width):
+            outputs[j] *= min(max(outputs[j] + np.float32(3.0), np.float32(0.0)), np.float32(6.0)) * SIXTH
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -418,11 +425,10 @@ def judge_sums(sums, server, server_of, margin, context, scaling, layers, shares
     weights, factors, floors, beta = margin
     mean, inverse = scaling
     first, first_bias, second, second_bias, third, third_bias = layers
-    raw = np.zeros((LANES, HEAD_INPUTS))
-    inputs = np.zeros((LANES, first.shape[0]), dtype=np.float32)
-    hidden = np.empty((LANES, first.shape[1]), dtype=np.float32)
-    deeper = np.empty((LANES, second.shape[1]), dtype=np.float32)
-    out = np.empty((LANES, third.shape[1]), dtype=np.float32)
+    raw, inputs = np.zeros(HEAD_INPUTS), np.zeros(first.shape[0], dtype=np.float32)
+    hidden = np.empty(first.shape[1], dtype=np.float32)
+    deeper = np.empty(second.shape[1], dtype=np.float32)
+    out = np.empty(third.shape[1], dtype=np.float32)
     rows, own = np.empty(ROWS, dtype=np.float32), np.empty(EMBEDDING, dtype=np.float32)
     work = (
         np.empty(4 * COLUMNS, dtype=np.float32),
@@ -432,28 +438,23 @@ def judge_sums(sums, server, server_of, margin, context, scaling, layers, shares
         np.empty(WAYS, dtype=np.int64),
     )
     widths = context.shape[1]
-    for start in range(0, sums.shape[0], LANES):
-        lanes = min(LANES, sums.shape[0] - start)
-        for lane in range(lanes):
-            n = start + lane
-            m = server_of[n]
-            for j in range(EMBEDDING):
-                own[j] = sums[n, j]
-            shares[0, n], shares[1, n] = _margin(weights[m], factors[m], floors[m], beta[m], own, work, rows)
-            head_inputs(sums[n], server[m], raw[lane])
-            own_inputs = inputs[lane]
-            for j in range(HEAD_INPUTS):
-                own_inputs[j] = (raw[lane, j] - mean[j]) * inverse[j]
-            for j in range(widths):
-                own_inputs[HEAD_INPUTS + j] = context[m, j]
-            for j in range(ROWS):
-                own_inputs[HEAD_INPUTS + widths + j] = rows[j]
-            own_inputs[HEAD_INPUTS + widths + ROWS] = rows.max()
+    for n in range(sums.shape[0]):
+        m = server_of[n]
+        for j in range(EMBEDDING):
+            own[j] = sums[n, j]
+        shares[0, n], shares[1, n] = _margin(weights[m], factors[m], floors[m], beta[m], own, work, rows)
+        head_inputs(sums[n], server[m], raw)
+        for j in range(HEAD_INPUTS):
+            inputs[j] = (raw[j] - mean[j]) * inverse[j]
+        for j in range(widths):
+            inputs[HEAD_INPUTS + j] = context[m, j]
+        for j in range(ROWS):
+            inputs[HEAD_INPUTS + widths + j] = rows[j]
+        inputs[HEAD_INPUTS + widths + ROWS] = rows.max()
         _layer(first, first_bias, inputs, hidden, True)
         _layer(second, second_bias, hidden, deeper, True)
         _layer(third, third_bias, deeper, out, False)
-        for lane in range(lanes):
-            _figures(out[lane], raw[lane], server[server_of[start + lane], BASE_S], figures[start + lane])
+        _figures(out, raw, server[m, BASE_S], figures[n])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -54,12 +54,13 @@ def test_training_in_rounds_goes_on_where_it_was(tmp_path: Path) -> None:
     done = invoke(*words)
     assert done.exit_code == 0, done.stderr
     assert "that best-fit packed by round-1" in done.stdout
-    packed = f"packed-{Model.load(out / 'round-2').card.weights_sha256[:12]}"
-    assert read_manifest(data).parts.keys() == {"round-1", "round-2", packed}
-    assert set(read_dataset(data)["part"].to_pylist()) <= {"design", "round-1", "round-2", packed}
+    digest = Model.load(out / "round-2").card.weights_sha256[:12]
+    packed = [f"packed-{turn}-{digest}" for turn in (1, 2)]
+    assert read_manifest(data).parts.keys() == {"round-1", "round-2", *packed}
+    assert set(read_dataset(data)["part"].to_pylist()) <= {"design", "round-1", "round-2", *packed}
     last = Model.load(out)
     assert last.card.data["parts"].keys() == {"round-1", "round-2"}
-    assert last.calibration.packed_score.size == read_manifest(data).parts[packed].rows
+    assert last.calibration.packed_score.size == read_manifest(data).parts[packed[1]].rows
     shutil.rmtree(out / "round-2")
     again = invoke(*words)
     assert again.exit_code == 0, again.stderr
