@@ -38,9 +38,9 @@ PACE_POWERS = np.linspace(0.0, 1.0, PACES)[:, None] ** np.arange(1, BENDS + 1)
 FAINT = 0.05
 """Weight of what does not belong to a row, as a part of what it would be if it did: fainter ones are learned late."""
 MIDDLE_PACE = 8.0
-"""A step time, over the base, at which a faint weight that grows with the pace is as large as one that does not."""
+"""A step time, over the base, amid the paces: there a faint weight that grows is as large as one that does not."""
 UNEVEN = 0.2
-"""How much more room uneven requests ask of the KV cache, at first."""
+"""Per root of a thousand tokens: how much more room uneven requests ask of the KV cache; a guess, for training."""
 LEAST_SPARE = 0.05
 """Of a step, left for requests at least: a pace that slots alone outlast counts as twenty times too slow, not never."""
 REGISTERED_GUESS = 100
@@ -61,7 +61,8 @@ def length_means(lengths: Lengths) -> dict[str, float]:
 
     Tokens in and out; KV tokens that a running request holds, mean over its steps; the same weighted by the root of the
     most that the request will hold, and by that most itself (both in thousands of tokens): how uneven the cache's use
-    is; squares of the tokens in and out.
+    is; means of the squared tokens in and out. In tokens, kv_root in tokens * sqrt(1,000 tokens), kv_most in tokens *
+    1,000 tokens, squares in tokens^2.
     """
     tokens_in, tokens_out = lengths.tokens_in.astype(np.float64), lengths.tokens_out.astype(np.float64)
     held = tokens_in * tokens_out + tokens_out * (tokens_out + 1.0) / 2.0
