@@ -16,6 +16,8 @@ from solvers.best_fit import BestFit, BestFitParams
 from solvers.construction import Kind, kinds_of_units, with_room
 
 AT_ONCE = 4096
+FEW_SLOTS = 8
+"""So many are listed even for fewer adapters: the published solvers take no fewer."""
 EQUAL = 1e-9
 
 
@@ -68,7 +70,8 @@ def enumerate_loads(search: Search, most: int) -> Loads | None:
     sizes = [len(mine[0]) for mine in units]
     total = len(problem.adapters)
     combinations = math.prod(len(mine) + 1 for mine in units) - 1
-    if combinations * len(problem.fleet.types) * total > most:
+    slots_listed = max(total, FEW_SLOTS)
+    if combinations * len(problem.fleet.types) * slots_listed > most:
         return None
     rows: list[tuple[tuple[int, ...], int, int, float]] = []
     waiting: list[tuple[tuple[int, ...], GPULoad]] = []
@@ -89,7 +92,7 @@ def enumerate_loads(search: Search, most: int) -> Loads | None:
             continue
         # more slots than adapters, too: not every oracle rules out that they help
         for t in range(len(problem.fleet.types)):
-            waiting += [(counts, GPULoad(t, adapters, slots)) for slots in range(1, total + 1)]
+            waiting += [(counts, GPULoad(t, adapters, slots)) for slots in range(1, slots_listed + 1)]
         if len(waiting) >= AT_ONCE:
             judge()
     if waiting:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from loraplan.oracle import Oracle
 from loraplan.problem import GPULoad, Problem
 from solvers import Search
+from solvers.enumeration import FEW_SLOTS
 
 
 def feasible_subsets(problem: Problem, oracle: Oracle) -> NDArray[np.bool_]:
@@ -63,12 +64,13 @@ def least_cost(search: Search) -> float | None:
     problem = search.problem
     n, types = len(problem.adapters), len(problem.fleet.types)
     subsets = [tuple(i for i in range(n) if mask >> i & 1) for mask in range(1, 2**n)]
-    loads = [GPULoad(t, subset, slots) for t in range(types) for subset in subsets for slots in range(1, n + 1)]
+    numbers = range(1, max(n, FEW_SLOTS) + 1)
+    loads = [GPULoad(t, subset, slots) for t in range(types) for subset in subsets for slots in numbers]
     kept, predicted = search.judge(loads)
     costs = np.where(kept, search.costs(loads, predicted), math.inf)
     whole = [all(set(unit) <= set(s) or not set(unit) & set(s) for unit in problem.units) for s in subsets]
     cheapest = np.full((types, 2**n), math.inf)
-    cheapest[:, 1:] = np.where(whole, costs.reshape(types, len(subsets), n).min(axis=2), math.inf)
+    cheapest[:, 1:] = np.where(whole, costs.reshape(types, len(subsets), len(numbers)).min(axis=2), math.inf)
 
     @cache
     def least(rest: int, spare: tuple[int, ...], gpus: int) -> float:
