@@ -77,7 +77,7 @@ def test_the_table_of_headrooms_is_what_comes_out() -> None:
 
 @pytest.mark.parametrize(
     ("solver", "headroom", "gpus", "worst_ttft_s"),
-    [("best_fit", 1.5, 3, (1000, 7000)), ("best_fit", 2.1, 4, (25, 250)), ("greedy", 1.8, 6, (5, 80))],
+    [("best_fit", 1.5, 3, (8_000, 56_000)), ("best_fit", 2.1, 4, (25, 250)), ("greedy", 1.8, 5, (5, 80))],
 )
 def test_a_plan_for_the_peak_of_the_day_keeps_its_queues_short(
     solver: str, headroom: float, gpus: int, worst_ttft_s: tuple[float, float]
