@@ -130,19 +130,16 @@ class SurrogateBinTypes(BinTypes):
         """Least weights over the ranges, shape (rows, EMBEDDING)."""
         known = self._rows_of(box.gpu_type, box.max_rank)
         slots, paces = slice(box.slots[0] - 1, box.slots[1]), slice(box.paces[0], box.paces[1] + 1)
-        terms, factors = known.terms[slots, :, :, box.way], known.factors[slots, paces, :, box.way]
-        still = factors.min(axis=1)[:, None]
-        grown = (kernel.PACE_FACTORS[paces, None] * factors).min(axis=1)[:, None]
-
-        def least(first: int, count: int, by: Floats) -> Floats:
-            return np.asarray((terms[:, first : first + count] * by).min(axis=0).T)
-
+        terms, factors = known.terms[slots, :, :, box.way], known.factors[slots, paces, None, :, box.way]
+        fixed, growing = terms[:, : kernel.STILL], terms[:, kernel.STILL_PLACES :][:, : kernel.STILL]
         weights = np.zeros((ROWS, kernel.EMBEDDING))
-        fixed, growing = least(0, kernel.STILL, still), least(kernel.STILL_PLACES, kernel.STILL, grown)
-        weights[:, : kernel.STILL] = fixed + growing
+        of_paces = [
+            ((fixed + pace * growing) * factors[:, p]).min(axis=0) for p, pace in enumerate(kernel.PACE_FACTORS[paces])
+        ]
+        weights[:, : kernel.STILL] = np.min(of_paces, axis=0).T
         place, part = kernel.POINT_OF_PACE[box.paces[0]], kernel.PART_OF_PACE[box.paces[0]]
         for term, first in ((kernel.BUSY_TERM, kernel.FIRST_BUSY), (kernel.TURN_TERM, kernel.FIRST_TURN)):
-            own = least(term, 1, still)[:, 0]
+            own = (terms[:, term] * factors.min(axis=1)[:, 0]).min(axis=0)
             weights[:, first + place] += (1.0 - part) * own
             weights[:, first + place + 1] += part * own
         return weights
