@@ -19,6 +19,7 @@ from loraplan.config import Config, PluginSpec
 from loraplan.oracle import ORACLES
 from objectives import OBJECTIVES
 from solvers import SOLVERS
+from surrogate.model import CARD, SHIPPED
 
 SOLVERS_BY_DEFAULT = ("greedy", "best_fit", "local_search", "milp", "cp_sat", "column_generation")
 """As far as they are there."""
@@ -49,7 +50,7 @@ class Cell:
 
     Attributes:
         config: all that is run, as plain data; the time limit is in it.
-        problem: fingerprint of the problem.
+        problem: fingerprint of the problem; of its model, too, where the oracle is one that was trained.
     """
 
     suite: str
@@ -100,7 +101,7 @@ def make_cells(
                             config = _chosen(instance.config, solver, objective, oracle, seed, limits.time_limit_s)
                             data = config.model_dump(mode="json")
                             words = (suite.name, instance.name, solver, objective, oracle, seed)
-                            yield Cell(*words, config=data, problem=problem)
+                            yield Cell(*words, config=data, problem=_judged(problem, config.oracle))
 
 
 def _chosen(config: Config, solver: str, objective: str, oracle: str, seed: int, time_limit_s: float) -> Config:
@@ -117,6 +118,14 @@ def _chosen(config: Config, solver: str, objective: str, oracle: str, seed: int,
     return config.model_copy(update=changes)
 
 
+def _judged(problem: str, oracle: PluginSpec) -> str:
+    """What is known of a problem by one model says nothing of it by another."""
+    if oracle.name != "surrogate":
+        return problem
+    card = Path(oracle.params.get("model") or SHIPPED) / CARD
+    return sha256(problem.encode() + (card.read_bytes() if card.is_file() else b"")).hexdigest()[:16]
+
+
 def default_solvers() -> list[str]:
     """Those that are there of ``SOLVERS_BY_DEFAULT``."""
     return [name for name in SOLVERS_BY_DEFAULT if name in SOLVERS.names()]
@@ -124,8 +133,8 @@ def default_solvers() -> list[str]:
 
 @cache
 def made_by() -> dict[str, str]:
-    """Versions of what the results depend on."""
-    found = {"python": platform.python_version()}
+    """Versions of what the results depend on, the shipped model among them."""
+    found = {"python": platform.python_version(), "model": sha256((SHIPPED / CARD).read_bytes()).hexdigest()[:8]}
     for package in MADE_BY:
         try:
             found[package] = version(package)
