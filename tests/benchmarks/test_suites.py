@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ from support.data import DATA, data_file
 from benchmarks import best_known
 from benchmarks.best_known import Best, BestKnown, read_best_known, updated
 from benchmarks.brute_force import least_cost, least_partition
+from benchmarks.cells import Limits, make_cells
 from benchmarks.suites import FOLDER, SuiteFile, fingerprint, load_suite, select, suite_names
 from loraplan.api import solve_config
 from loraplan.config import PluginSpec, build, load_settings
 from loraplan.errors import BadInputError
+from surrogate.model import SHIPPED
 
 NAMES = ("adversarial", "mixed-fleet", "paper-synthetic", "paper-trace", "popularity", "thirty-classes", "tiny")
 
@@ -185,6 +188,22 @@ def test_the_file_changes_on_proof_or_improvement_only(tmp_path: Path) -> None:
     assert read_best_known(tmp_path / "known.json") == known
     fresh, _ = updated(known, [best(problem="q", value=20.0, by="greedy")])
     assert fresh.entries[0].value == 20.0
+
+
+def test_what_one_model_says_is_not_known_of_another(tmp_path: Path) -> None:
+    suite = select(["tiny/9-equal-r8"])[0]
+    first = suite.instances[0]
+
+    def problem(oracle: str, **params: str) -> str:
+        config = first.config.model_copy(update={"oracle": PluginSpec(name=oracle, params=params)})
+        own = replace(suite, instances=(replace(first, config=config),))
+        (cell,) = make_cells([own], ["greedy"], [], [oracle], 1, Limits())
+        return cell.problem
+
+    assert problem("fluid") == fingerprint(first.config)
+    (tmp_path / "card.json").write_text("another")
+    assert len({problem("fluid"), problem("surrogate"), problem("surrogate", model=str(tmp_path))}) == 3
+    assert problem("surrogate") == problem("surrogate", model=str(SHIPPED))
 
 
 @pytest.mark.parametrize("found", [{"bound": 8.0, "proven": "liar"}, {"value": 3.0, "by": "liar"}])
