@@ -42,7 +42,7 @@ class _Rows:
 
     Attributes:
         terms: shape (slots, WEIGHT_TERMS, rows, ways), in the order of `kernel`.
-        factors: shape (slots, paces, rows, ways): what rows are multiplied by, with what the risk allows as 1.
+        factors: shape (slots, rows, ways, paces): what rows are multiplied by, with what the risk allows as 1.
     """
 
     terms: Floats
@@ -130,16 +130,17 @@ class SurrogateBinTypes(BinTypes):
         """Least weights over the ranges, shape (rows, EMBEDDING)."""
         known = self._rows_of(box.gpu_type, box.max_rank)
         slots, paces = slice(box.slots[0] - 1, box.slots[1]), slice(box.paces[0], box.paces[1] + 1)
-        terms, factors = known.terms[slots, :, :, box.way], known.factors[slots, paces, None, :, box.way]
+        terms, factors = known.terms[slots, :, :, box.way], known.factors[slots, :, box.way, paces]
         fixed, growing = terms[:, : kernel.STILL], terms[:, kernel.STILL_PLACES :][:, : kernel.STILL]
         weights = np.zeros((ROWS, kernel.EMBEDDING))
         of_paces = [
-            ((fixed + pace * growing) * factors[:, p]).min(axis=0) for p, pace in enumerate(kernel.PACE_FACTORS[paces])
+            ((fixed + pace * growing) * factors[:, None, :, p]).min(axis=0)
+            for p, pace in enumerate(kernel.PACE_FACTORS[paces])
         ]
         weights[:, : kernel.STILL] = np.min(of_paces, axis=0).T
         place, part = kernel.POINT_OF_PACE[box.paces[0]], kernel.PART_OF_PACE[box.paces[0]]
         for term, first in ((kernel.BUSY_TERM, kernel.FIRST_BUSY), (kernel.TURN_TERM, kernel.FIRST_TURN)):
-            own = (terms[:, term] * factors.min(axis=1)[:, 0]).min(axis=0)
+            own = (terms[:, term] * factors.min(axis=2)).min(axis=0)
             weights[:, first + place] += (1.0 - part) * own
             weights[:, first + place + 1] += part * own
         return weights
@@ -153,10 +154,9 @@ class SurrogateBinTypes(BinTypes):
             ]
             terms = np.array([features.server(profile, s, max_rank) for s in most])
             servers = self._model.servers(terms, np.array([features.context(profile, s, self._cv) for s in most]))
-            allowed = np.exp((self._score or 0.0) / servers.beta)[:, None, None]
-            shape = len(most), -1, ROWS, WAYS
+            allowed = np.exp((self._score or 0.0) / servers.beta)[:, None, :, None]
             self._known[key] = _Rows(
-                servers.weights.astype(np.float64).reshape(shape),
-                servers.factors.astype(np.float64).reshape(shape) / allowed,
+                servers.weights.astype(np.float64).reshape(len(most), -1, ROWS, WAYS),
+                servers.factors.astype(np.float64).reshape(len(most), ROWS, WAYS, -1) / allowed,
             )
         return self._known[key]

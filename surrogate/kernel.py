@@ -24,9 +24,9 @@ POINT_OF_PACE = np.minimum(
 )
 PART_OF_PACE = (PACE_FACTORS / (FIRST_PACE * POINT_RATIO**POINT_OF_PACE) - 1.0) / (POINT_RATIO - 1.0)
 """Which points a pace lies between, and where: who runs at a pace is interpolated."""
-BLOCK = 4
-BLOCKS = PACES // BLOCK
-"""Paces are passed over by blocks where none can be the best."""
+POINT, PART, PACE = POINT_OF_PACE.copy(), PART_OF_PACE.astype(np.float32), PACE_FACTORS.astype(np.float32)
+LANES = 8
+"""The least of all paces is the least of so many at a time: ``PACES`` is a multiple."""
 WAYS, ROWS = 4, 6
 """Ways to serve a load (`features.WAYS_TO_SERVE` says which), and rows of each (`features.term_logs`)."""
 RAMPS = 19
@@ -37,7 +37,9 @@ REGISTERED, ASKED, ARRIVALS, RUNNING, KV, KV_ROOT, KV_MOST, PREFILL, IN_SQUARED,
 FIRST_RAMP_TERM = 10
 STILL = FIRST_RAMP_TERM + RAMPS
 """Terms of an embedding that do not depend on the pace; those of who runs and of who comes follow."""
-FIRST_BUSY = STILL
+STILL_PLACES = 32
+"""Places for them in an embedding, and twice in a server's weights (those that grow with the pace, too); the rest is 0."""
+FIRST_BUSY = STILL_PLACES
 FIRST_TURN = FIRST_BUSY + POINTS
 EMBEDDING = FIRST_TURN + POINTS
 BUSY_WEIGHT, TURN_WEIGHT, TERMS = 2 * STILL, 2 * STILL + 1, 2 * STILL + 2
@@ -68,10 +70,6 @@ HEAD_INPUTS = STEADY + POINTS + 10
 HEAD = 64
 """Width of the hidden layers that make predictions of the inputs."""
 SIXTH = np.float32(1.0 / 6.0)
-SAFE = np.float32(1.0 - 1e-6)
-"""Of a bound: it is computed in single precision."""
-ROUNDED_UP = 1.0 + 1e-12
-"""Of a limit, so that rounding passes nothing over."""
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -254,8 +252,6 @@ def fixed_embeddings(traffic, base_s, table):  # type: ignore[no-untyped-def]
 
 COLUMNS = ROWS * WAYS
 """Of a server's weights: the ways of a row stand side by side."""
-STILL_PLACES = 32
-"""Places for the still terms in a server's weights, and as many for those that grow: a multiple of four."""
 BUSY_TERM, TURN_TERM = 2 * STILL_PLACES, 2 * STILL_PLACES + 1
 WEIGHT_TERMS = TURN_TERM + 1
 
@@ -273,108 +269,74 @@ def _times(matrix, first, vector, out, at):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
-def _at_pace(k, sums, terms, factor, value):  # type: ignore[no-untyped-def]
-    """Fill ``value``, shape (COLUMNS,), with the rows at pace ``k``; ``terms``: as `_margin` has them."""
-    g, part, pace = POINT_OF_PACE[k], PART_OF_PACE[k], PACE_FACTORS[k]
-    pace, part, rest = np.float32(pace), np.float32(part), np.float32(1.0 - part)
-    busy = rest * sums[FIRST_BUSY + g] + part * sums[FIRST_BUSY + g + 1]
-    turn = rest * sums[FIRST_TURN + g] + part * sums[FIRST_TURN + g + 1]
-    for c in range(COLUMNS):
-        both = terms[c] + pace * terms[COLUMNS + c]
-        value[c] = (both + busy * terms[2 * COLUMNS + c] + turn * terms[3 * COLUMNS + c]) * factor[c]
+def _shares(sums, terms, factors, busy, turn, shares):  # type: ignore[no-untyped-def]
+    """Fill ``shares``, shape (WAYS, PACES), with each way's largest row at each pace, as `_margin` has them.
 
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _worst(value):  # type: ignore[no-untyped-def]
-    """Make the first ``WAYS`` of ``value``, shape (COLUMNS,), the largest of each way's six rows."""
-    for c in range(COLUMNS // 2):
-        value[c] = max(value[c], value[COLUMNS // 2 + c])
-    for c in range(WAYS):
-        value[c] = max(max(value[c], value[WAYS + c]), value[2 * WAYS + c])
-
-
-@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
-def _of_way(way, k, sums, terms, factor, rows):  # type: ignore[no-untyped-def]
-    """Fill ``rows``, shape (ROWS,), with those of one way at pace ``k``, as `_at_pace` has them; their largest."""
-    g, part, pace = POINT_OF_PACE[k], PART_OF_PACE[k], PACE_FACTORS[k]
-    pace, part, rest = np.float32(pace), np.float32(part), np.float32(1.0 - part)
-    busy = rest * sums[FIRST_BUSY + g] + part * sums[FIRST_BUSY + g + 1]
-    turn = rest * sums[FIRST_TURN + g] + part * sums[FIRST_TURN + g + 1]
-    worst = np.float32(0.0)
-    for row in range(ROWS):
-        c = row * WAYS + way
-        both = terms[c] + pace * terms[COLUMNS + c]
-        rows[row] = (both + busy * terms[2 * COLUMNS + c] + turn * terms[3 * COLUMNS + c]) * factor[c]
-        worst = max(worst, rows[row])
-    return worst
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _bounds(sums, terms, floors, beta, value, bound, low, start):  # type: ignore[no-untyped-def]
-    """Fill ``bound``, shape (BLOCKS, WAYS), with what no share in a block of paces is below, and return the best way.
-
-    Rows but for their factors grow with the pace: at the first pace of a block, with the least factors of the block,
-    they are no more than at any of it. ``low``, shape (WAYS,), becomes the least score that a way may have, ``start``
-    the block where it has it.
+    ``busy`` and ``turn``, shape (PACES,), become who runs and who comes.
     """
-    for block in range(BLOCKS):
-        _at_pace(block * BLOCK, sums, terms, floors[block], value)
-        _worst(value)
-        for way in range(WAYS):
-            bound[block, way] = value[way] * SAFE
-    for way in range(WAYS):
-        start[way] = 0
-        for block in range(1, BLOCKS):
-            if bound[block, way] < bound[start[way], way]:
-                start[way] = block
-        low[way] = beta[way] * math.log(bound[start[way], way])
-    return np.argmin(low)
+    for k in range(PACES):
+        g, part, rest = POINT[k], PART[k], np.float32(1.0) - PART[k]
+        busy[k] = rest * sums[FIRST_BUSY + g] + part * sums[FIRST_BUSY + g + 1]
+        turn[k] = rest * sums[FIRST_TURN + g] + part * sums[FIRST_TURN + g + 1]
+    shares[:] = np.float32(0.0)
+    for c in range(COLUMNS):
+        fixed, grown = terms[c], terms[COLUMNS + c]
+        by_busy, by_turn = terms[2 * COLUMNS + c], terms[3 * COLUMNS + c]
+        factor, largest = factors[c], shares[c % WAYS]
+        for k in range(PACES):
+            value = ((fixed + PACE[k] * grown) + busy[k] * by_busy + turn[k] * by_turn) * factor[k]
+            largest[k] = max(largest[k], value)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _margin(weights, factors, floors, beta, sums, work, rows):  # type: ignore[no-untyped-def]
+def _least(shares, lanes):  # type: ignore[no-untyped-def]
+    """The smallest of shares, shape (PACES,); ``lanes``, shape (LANES,), is scratch space."""
+    for j in range(LANES):
+        lanes[j] = shares[j]
+    for k in range(LANES, PACES, LANES):
+        for j in range(LANES):
+            lanes[j] = min(lanes[j], shares[k + j])
+    least = lanes[0]
+    for j in range(1, LANES):
+        least = min(least, lanes[j])
+    return least
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _margin(weights, factors, beta, sums, work, rows):  # type: ignore[no-untyped-def]
     """The least, over ways to serve, of their sharpness times the logarithm of their share, and that logarithm.
 
     A way's share is the smallest, over paces, of its largest row; ``rows`` becomes the logarithms of the rows there.
-    Ways, and blocks of paces, whose bounds are above what can still matter are passed over.
 
     Args:
         weights: shape (WEIGHT_TERMS, COLUMNS).
-        factors: shape (PACES, COLUMNS); ``floors``, (BLOCKS, COLUMNS), the least of each block.
+        factors: shape (COLUMNS, PACES).
         beta: shape (WAYS,).
         sums: shape (EMBEDDING,).
-        work: arrays of shapes (4 * COLUMNS,), (COLUMNS,), (BLOCKS, WAYS), (WAYS,), (WAYS,): scratch space.
+        work: arrays of shapes (4 * COLUMNS,), (PACES,), (PACES,), (WAYS, PACES), (LANES,): scratch space.
         rows: shape (ROWS,), filled in.
     """
-    terms, value, bound, low, start = work  # terms: what is still, what grows, the weights of who runs and of who comes
-    still = sums[:STILL_PLACES]  # what follows the still terms has no weight there
-    _times(weights, 0, still, terms, 0)
-    _times(weights, STILL_PLACES, still, terms, COLUMNS)
+    terms, busy, turn, shares, lanes = work  # terms: what is still, what grows, the weights of who runs and who comes
+    _times(weights, 0, sums[:STILL_PLACES], terms, 0)
+    _times(weights, STILL_PLACES, sums[:STILL_PLACES], terms, COLUMNS)
     for c in range(COLUMNS):
         terms[2 * COLUMNS + c] = weights[BUSY_TERM, c]
         terms[3 * COLUMNS + c] = weights[TURN_TERM, c]
-    first = _bounds(sums, terms, floors, beta, value, bound, low, start)
-    best, best_way, best_pace, best_share = np.inf, 0, 0, np.float32(np.inf)
-    for turn in range(WAYS):
-        way = first if turn == 0 else turn - (turn <= first)
-        if low[way] >= best:
-            continue
-        share, pace = np.float32(np.inf), 0
-        limit = ROUNDED_UP * math.exp(best / beta[way])
-        for step in range(-1, BLOCKS):
-            block = start[way] if step < 0 else step
-            if bound[block, way] >= min(share, limit) or step == start[way]:
-                continue
-            for k in range(block * BLOCK, (block + 1) * BLOCK):
-                worst = _of_way(way, k, sums, terms, factors[k], rows)
-                if worst < share:
-                    share, pace = worst, k
+    _shares(sums, terms, factors, busy, turn, shares)
+    best, best_way, best_share = np.inf, 0, np.float32(0.0)
+    for way in range(WAYS):
+        share = _least(shares[way], lanes)
         score = beta[way] * math.log(max(float(share), LEAST_ROW))
         if score < best:
-            best, best_way, best_pace, best_share = score, way, pace, share
-    _of_way(best_way, best_pace, sums, terms, factors[best_pace], rows)
+            best, best_way, best_share = score, way, share
+    k = 0
+    while shares[best_way, k] > best_share:
+        k += 1
     for row in range(ROWS):
-        rows[row] = min(max(math.log(max(rows[row], LEAST_ROW)), -LARGEST), LARGEST)
+        c = row * WAYS + best_way
+        still = terms[c] + PACE[k] * terms[COLUMNS + c]
+        value = (still + busy[k] * terms[2 * COLUMNS + c] + turn[k] * terms[3 * COLUMNS + c]) * factors[c, k]
+        rows[row] = min(max(math.log(max(value, LEAST_ROW)), -LARGEST), LARGEST)
     return best, math.log(max(float(best_share), LEAST_ROW))
 
 
@@ -404,25 +366,21 @@ def _layer(matrix, bias, inputs, outputs, bend):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _softplus(value):  # type: ignore[no-untyped-def]
-    return max(value, 0.0) + math.log1p(math.exp(-abs(value)))
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
 def judge_sums(sums, server, server_of, margin, context, scaling, layers, shares, figures):  # type: ignore[no-untyped-def]
     """Margin and predictions of loads whose sums are known.
 
     Args:
         sums: shape (loads, EMBEDDING).
         server: shape (servers, terms); ``server_of``, shape (loads,), says which is whose.
-        margin: weights, factors, floors and beta, shape (servers, ...): see `_margin`.
+        margin: weights, factors and beta, shape (servers, ...): see `_margin`.
         context: shape (servers, CONTEXT + 1), float32: normalised, and the octaves of the max rank.
         scaling: mean of the head's inputs, and one over their scale, each float32.
         layers: matrix, shape (inputs, outputs), and bias of its three layers, float32.
         shares: shape (2, loads), filled with what `_margin` returns.
-        figures: shape (loads, quantiles, targets), filled with logarithms of the figures.
+        figures: shape (loads, quantiles, targets), filled with logarithms: in the middle of the figures' medians, on
+            either side of how much more than 1 is between the median and that quantile.
     """
-    weights, factors, floors, beta = margin
+    weights, factors, beta = margin
     mean, inverse = scaling
     first, first_bias, second, second_bias, third, third_bias = layers
     raw, inputs = np.zeros(HEAD_INPUTS), np.zeros(first.shape[0], dtype=np.float32)
@@ -432,17 +390,17 @@ def judge_sums(sums, server, server_of, margin, context, scaling, layers, shares
     rows, own = np.empty(ROWS, dtype=np.float32), np.empty(EMBEDDING, dtype=np.float32)
     work = (
         np.empty(4 * COLUMNS, dtype=np.float32),
-        np.empty(COLUMNS, dtype=np.float32),
-        np.empty((BLOCKS, WAYS), dtype=np.float32),
-        np.empty(WAYS),
-        np.empty(WAYS, dtype=np.int64),
+        np.empty(PACES, dtype=np.float32),
+        np.empty(PACES, dtype=np.float32),
+        np.empty((WAYS, PACES), dtype=np.float32),
+        np.empty(LANES, dtype=np.float32),
     )
     widths = context.shape[1]
     for n in range(sums.shape[0]):
         m = server_of[n]
         for j in range(EMBEDDING):
             own[j] = sums[n, j]
-        shares[0, n], shares[1, n] = _margin(weights[m], factors[m], floors[m], beta[m], own, work, rows)
+        shares[0, n], shares[1, n] = _margin(weights[m], factors[m], beta[m], own, work, rows)
         head_inputs(sums[n], server[m], raw)
         for j in range(HEAD_INPUTS):
             inputs[j] = (raw[j] - mean[j]) * inverse[j]
@@ -459,14 +417,25 @@ def judge_sums(sums, server, server_of, margin, context, scaling, layers, shares
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _figures(out, raw, base_s, figures):  # type: ignore[no-untyped-def]
-    """Quantiles of the logarithms of served fraction, ITL (ms), TTFT (s) and KV utilisation, shape (3, 4)."""
+    """Those of served fraction, ITL (ms), TTFT (s) and KV utilisation, shape (3, 4), as `judge_sums` has them."""
     targets = figures.shape[1]
     base = (min(raw[0], 0.0), math.log(1e3 * base_s) + raw[1], math.log(base_s) + raw[8], raw[3])
     for t in range(targets):
-        middle = base[t] + out[targets + t]
-        figures[0, t] = middle - _softplus(out[t])
-        figures[1, t] = middle
-        figures[2, t] = middle + _softplus(out[2 * targets + t])
+        figures[0, t] = out[t]
+        figures[1, t] = base[t] + out[targets + t]
+        figures[2, t] = out[2 * targets + t]
+
+
+CACHE_LINE = 64
+
+
+def aligned(array):  # type: ignore[no-untyped-def]
+    """A copy that begins where a cache line does: adding up rows takes a third longer where they lie across lines."""
+    raw = np.empty(array.nbytes + CACHE_LINE, dtype=np.uint8)
+    start = -raw.ctypes.data % CACHE_LINE
+    copy = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 ADAPTER = np.dtype([("rank", np.int64), ("offered", np.float64), ("accepted", np.float64)])

@@ -82,7 +82,6 @@ class Servers:
     terms: Floats
     weights: Floats32
     factors: Floats32
-    floors: Floats32
     context: Floats32
     beta: Floats
 
@@ -119,13 +118,11 @@ class Model:
         bend = own["margin.bend"] + bend.reshape(-1, WAYS, ROWS, BENDS)
         bent = np.einsum("nhrb,kb->nhkr", bend, features.PACE_POWERS)
         stretched = np.exp(own["margin.stretch"] + stretch)
-        factors = np.exp(bent - features.pace_logs(terms, stretched, np)).transpose(0, 2, 3, 1)
-        factors = factors.reshape(len(terms), kernel.PACES, kernel.COLUMNS).astype("f4")
+        factors = np.exp(bent - features.pace_logs(terms, stretched, np)).transpose(0, 3, 1, 2)
         return Servers(
             terms=terms,
             weights=_columns(np.exp(features.term_logs(terms, np) + by_term)),
-            factors=factors,
-            floors=factors.reshape(len(terms), kernel.BLOCKS, kernel.BLOCK, kernel.COLUMNS).min(axis=2),
+            factors=factors.reshape(len(terms), kernel.COLUMNS, kernel.PACES).astype("f4"),
             context=np.concatenate((normal, octaves[:, None]), axis=1),
             beta=features.USUAL_SHARPNESS * np.exp(_net(own, "margin.sharpness", normal).astype(np.float64)),
         )
@@ -139,7 +136,7 @@ class Model:
             sums,
             servers.terms,
             server_of,
-            (servers.weights, servers.factors, servers.floors, servers.beta),
+            (servers.weights, servers.factors, servers.beta),
             servers.context,
             scaling,
             layers,
@@ -147,6 +144,9 @@ class Model:
             figures,
         )
         np.exp(figures, out=figures)
+        low, median, high = figures.swapaxes(0, 1)
+        np.divide(median, 1.0 + low, out=low)
+        np.multiply(median, 1.0 + high, out=high)
         for target in ("served_fraction", "kv_utilisation"):
             place = figures[:, :, TARGETS.index(target)]
             np.minimum(place, 1.0, out=place)
@@ -175,7 +175,7 @@ class Model:
         own = self.tensors
         layers: list[Floats32] = []
         for place in (0, 2, 4):
-            layers += [np.ascontiguousarray(own[f"head.net.{place}.weight"].T), own[f"head.net.{place}.bias"]]
+            layers += [kernel.aligned(own[f"head.net.{place}.weight"].T), kernel.aligned(own[f"head.net.{place}.bias"])]
         return (own["inputs_mean"], 1.0 / own["inputs_scale"]), tuple(layers)
 
     def save(self, folder: Path) -> None:

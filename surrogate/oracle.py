@@ -222,7 +222,7 @@ def _tables(problem: Problem) -> tuple[NDArray[np.int64], NDArray[np.void]]:
     means = {key: features.length_means(law) for key, law in laws.items()}
     for name in kernel.LAW:
         traffic[name] = [means[id(adapter.lengths)][name] for adapter in problem.adapters]
-    tables = np.zeros((len(types), n, kernel.EMBEDDING), dtype=np.int64)
+    tables = kernel.aligned(np.zeros((len(types), n, kernel.EMBEDDING), dtype=np.int64))
     adapters = np.zeros((len(types), n), dtype=kernel.ADAPTER)
     adapters["rank"], adapters["offered"] = problem.ranks, problem.offered
     for place, gpu_type in enumerate(types):

@@ -38,7 +38,7 @@ def surrogate_speed(model: Model, profile: Profile, per_load: int = PER_LOAD) ->
     traffic["rate"] = np.exp(rng.uniform(np.log(0.003), np.log(0.3), ADAPTERS))
     for name, mean in features.length_means(skewed_lengths(222.7, 196.5)).items():
         traffic[name] = mean
-    table = np.zeros((1, ADAPTERS, kernel.EMBEDDING), dtype=np.int64)
+    table = kernel.aligned(np.zeros((1, ADAPTERS, kernel.EMBEDDING), dtype=np.int64))
     kernel.fixed_embeddings(traffic, 1e-3 * profile.step_ms.base, table[0])
 
     pairs = [(slots, rank) for slots in SLOTS for rank in RANKS]
