@@ -35,8 +35,6 @@ EQUAL = 1e-6
 """Relative difference up to which bound and value are the same."""
 SMOOTH, COLUMNS, WHOLE_EVERY, LOOKS = 0.6, 6, 25, 1000
 """How far prices are drawn to those of the best bound; loads of one pricing; rounds between searches of a plan."""
-COARSE_DIVES = 3
-"""Plans by diving while prices are few."""
 TURNS = 4
 """Dives turn off up to 0, 1, 2, ... times, less often than this, and begin anew."""
 MARGIN = 1e-4
@@ -150,7 +148,6 @@ class Generation:
         """Proofs and plans, with few prices first."""
         self._generate()
         if not self._closed() and self.master.items is not self.items:
-            self._dive(min(self.params.dives, COARSE_DIVES))
             self._refine()
             self._generate()
         self._dive(self.params.dives)
@@ -212,7 +209,7 @@ class Generation:
             priced = self.pricing.price(asked.items, self._limits(asked), COLUMNS, LOOKS)
             if not prices.missing > 1e-6 or (priced.done and not priced.patterns):
                 self.bound.priced(asked, priced.upper)
-            if self._closed():
+            if self._closed() or self._proven(prices):
                 return
             fresh = [self._gains(pattern, prices) for pattern in priced.patterns if self.master.add(pattern)]
             since += 1
@@ -305,15 +302,20 @@ class Generation:
                 high = middle
         return low
 
+    def _proven(self, prices: Prices) -> bool:
+        """Whether no more can be proven by prices as few as these: what the master asks is below the bound, rounded."""
+        few = self.master.items.basis.shape[0] < self.items.counts.size
+        return few and self.floor.exact and not prices.missing > 1e-6 and prices.value < self.bound.rounded()
+
     def _closed(self) -> bool:
         return bool(self.bound.rounded() >= self.value - EQUAL * max(abs(self.value), 1e-12))
 
     def _whole(self, prices: Prices) -> None:
         """Plans from the patterns known: rounded up, and the best combination that is found in time.
 
-        Not while prices are few: then almost any loads would do, and most adapters would be left over.
+        Not while items have no prices of their own: then many loads would do that leave adapters over.
         """
-        if not self.whole or self.master.items is not self.items:
+        if not self.whole or self.master.items.basis.shape[0] < self.items.counts.size:
             return
         seconds = self.params.whole_s
         if self.search.deadline is not None:

@@ -127,6 +127,7 @@ class Pricing:
             looks: at bin types, after which to stop.
         """
         n = len(self._bins)
+        guessed = set(range(n)) if self.left is not None else set()  # a few loads are all that is wanted
         limit_of, bounds = limits[self._types[:n]] + CLOSE, np.empty(n)
         relax_all(
             self._rows[:n],
@@ -134,7 +135,7 @@ class Pricing:
             self._floors[:n],
             self._per_ms,
             self._counts,
-            limit_of,
+            np.full(n, np.inf) if guessed else limit_of,
             self._prices[:n],
             self._xs[:n],
             bounds,
@@ -147,6 +148,12 @@ class Pricing:
             self._search.check()
             gap, k = heapq.heappop(heap)
             limit = float(limits[self._types[k]]) + CLOSE
+            if k in guessed:
+                guessed.remove(k)
+                bound = self._bound(k, worth, limit)
+                if bound > limit:
+                    heapq.heappush(heap, (limit - bound, k))
+                continue
             finer = self._look(k, worth, limit, found)
             looks -= finer is not None
             if finer is None:
