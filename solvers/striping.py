@@ -3,7 +3,8 @@
 Among thousands of adapters each is a small part of a GPU, so that hardly anything is lost where one does not fit any
 more. What matters is which are together. Where busy ones with many requests and rare ones are best apart, it is the
 order of falling rates; where every GPU is best given a like share of both, a permutation any part of which is a like
-sample of all (multiples of the golden section, Weyl 1916). Ranks descend in both: a server pays for its largest.
+sample of all (multiples of the golden section, Weyl 1916); and between the two, that of all but the rarest, which fill
+GPUs of their own by the thousand. Ranks descend in all: a server pays for its largest.
 """
 
 from __future__ import annotations
@@ -18,21 +19,35 @@ from solvers.base import Search
 from solvers.construction import SlotChoices, Stock
 
 GOLDEN = 0.5 * (5.0**0.5 - 1.0)
+TAILS = (0.0, 0.005, 0.01, 0.02)
+"""Parts of the traffic: the rarest adapters with so much of it are left out of the mix."""
 SLOTS = tuple(sorted({round(2.0 ** (k / 20)) for k in range(180)}))
 """Numbers of slots that are tried, in steps of 3.5 %: each GPU is one of many alike, so that a little counts."""
 NEAR = 5
 """So many numbers of slots above and below those of the GPU before are tried first."""
 
 
-def orders(problem: Problem, chosen: Sequence[int] | None = None) -> tuple[Ints, Ints]:
-    """Adapters by falling rank and, of one rank, by falling rate; and of one rank in a mix. Shape (adapters,) each."""
-    mine = np.arange(len(problem.adapters)) if chosen is None else np.array(chosen, dtype=np.int64)
-    falling = mine[np.lexsort((mine, -problem.offered[mine], -problem.ranks[mine]))]
-    mixed = []
-    for rank in sorted(set(problem.ranks[mine].tolist()), reverse=True):
-        one = falling[problem.ranks[falling] == rank]
-        mixed.append(one[np.argsort((np.arange(1, one.size + 1) * GOLDEN) % 1.0, kind="stable")])
-    return falling, np.concatenate(mixed) if mixed else falling
+def orders(problem: Problem) -> list[Ints]:
+    """Adapters by falling rank and, of one rank, by falling rate; and of one rank in a mix, but for each of ``TAILS``.
+
+    Shape (adapters,) each.
+    """
+    falling = np.lexsort((-problem.offered, -problem.ranks))
+    found = [falling]
+    for tail in TAILS:
+        parts = []
+        for rank in sorted(set(problem.ranks.tolist()), reverse=True):
+            one = falling[problem.ranks[falling] == rank]
+            traffic = np.cumsum(problem.offered[one])
+            rest = int(np.searchsorted(traffic, (1.0 - tail) * traffic[-1], "right")) if tail else one.size
+            parts += [_mixed(one[:rest]), _mixed(one[rest:])]
+        found.append(np.concatenate(parts) if parts else falling)
+    return found
+
+
+def _mixed(adapters: Ints) -> Ints:
+    """These in an order any part of which is a like sample of all."""
+    return adapters[np.argsort((np.arange(1, adapters.size + 1) * GOLDEN) % 1.0, kind="stable")]
 
 
 def pour(search: Search, order: Ints, of_type: Floats, stock: Stock) -> list[GPULoad] | None:
@@ -107,7 +122,7 @@ class _Filler:
 
 
 def poured(search: Search, of_type: Floats) -> list[list[GPULoad]]:
-    """The plans of both orders that place all adapters, the cheapest first."""
+    """The plans of all orders that place all adapters, the cheapest first."""
     found: list[list[GPULoad]] = []
     for order in orders(search.problem):
         loads = pour(search, order, of_type, Stock(search.problem))

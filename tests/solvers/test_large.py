@@ -15,7 +15,7 @@ from loraplan.problem import Problem, ProblemBuilder
 from objectives import OBJECTIVES
 from solvers import SOLVERS, Search, Solution, column_generation
 from solvers.base import complaint
-from solvers.striping import orders
+from solvers.striping import TAILS, orders
 
 CLOSE = 1e-6
 
@@ -92,10 +92,21 @@ def test_thousands_of_adapters_get_a_plan_and_a_bound(oracle: str) -> None:
 
 def test_any_part_of_the_mixed_order_has_a_like_share_of_busy_adapters() -> None:
     problem = many(3000, 50.0)
-    falling, mixed = orders(problem)
-    assert sorted(falling.tolist()) == sorted(mixed.tolist()) == list(range(3000))
+    falling, mixed, *others = orders(problem)
+    assert all(sorted(order.tolist()) == list(range(3000)) for order in (falling, mixed, *others))
     assert (np.diff(problem.ranks[mixed]) <= 0).all()
     for first in range(0, 1000, 250):
         part = problem.rates[mixed[first : first + 250]].sum()
         assert part == pytest.approx(problem.rates[mixed[:1000]].sum() / 4, rel=0.1)
         assert (np.diff(problem.rates[falling[first : first + 250]]) <= 0).all()
+
+
+def test_the_rarest_adapters_of_a_rank_come_last_where_they_are_left_out_of_the_mix() -> None:
+    problem = many(3000, 50.0)
+    for order, tail in zip(orders(problem)[1:], TAILS, strict=True):
+        assert (np.diff(problem.ranks[order]) <= 0).all()
+        for rank in np.unique(problem.ranks):
+            offered = problem.offered[order[problem.ranks[order] == rank]]
+            rarest = np.sort(offered)
+            size = int(np.searchsorted(np.cumsum(rarest), tail * rarest.sum())) + 1 if tail else 0
+            assert np.sort(offered[offered.size - size :]) == pytest.approx(rarest[:size])
