@@ -38,7 +38,7 @@ FIRST_RAMP_TERM = 10
 STILL = FIRST_RAMP_TERM + RAMPS
 """Terms of an embedding that do not depend on the pace; those of who runs and of who comes follow."""
 STILL_PLACES = 32
-"""Places for them in an embedding, and twice in a server's weights (those that grow with the pace, too); the rest is 0."""
+"""Places for them in an embedding, and twice in a server's weights (some grow with the pace); those left over are 0."""
 FIRST_BUSY = STILL_PLACES
 FIRST_TURN = FIRST_BUSY + POINTS
 EMBEDDING = FIRST_TURN + POINTS
@@ -424,18 +424,6 @@ def _figures(out, raw, base_s, figures):  # type: ignore[no-untyped-def]
         figures[0, t] = out[t]
         figures[1, t] = base[t] + out[targets + t]
         figures[2, t] = out[2 * targets + t]
-
-
-CACHE_LINE = 64
-
-
-def aligned(array):  # type: ignore[no-untyped-def]
-    """A copy that begins where a cache line does: adding up rows takes a third longer where they lie across lines."""
-    raw = np.empty(array.nbytes + CACHE_LINE, dtype=np.uint8)
-    start = -raw.ctypes.data % CACHE_LINE
-    copy = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
 
 
 ADAPTER = np.dtype([("rank", np.int64), ("offered", np.float64), ("accepted", np.float64)])

@@ -36,6 +36,8 @@ RANGE_SLACK = 0.05
 """Of the range of an input in training, how far beyond its ends it is still not out of range."""
 AT_ONCE = 512
 """Examples whose servers are prepared together (24 kB each)."""
+CACHE_LINE = 64
+"""Bytes."""
 
 
 class Card(BaseModel):
@@ -175,7 +177,7 @@ class Model:
         own = self.tensors
         layers: list[Floats32] = []
         for place in (0, 2, 4):
-            layers += [kernel.aligned(own[f"head.net.{place}.weight"].T), kernel.aligned(own[f"head.net.{place}.bias"])]
+            layers += [aligned(own[f"head.net.{place}.weight"].T), aligned(own[f"head.net.{place}.bias"])]
         return (own["inputs_mean"], 1.0 / own["inputs_scale"]), tuple(layers)
 
     def save(self, folder: Path) -> None:
@@ -220,6 +222,15 @@ class Model:
     def to_bytes(self) -> bytes:
         """The weights file."""
         return bytes(save_tensors({**self.tensors, **self.calibration.tensors()}))
+
+
+def aligned(array: NDArray[Any]) -> NDArray[Any]:
+    """A copy that begins where a cache line does: rows that lie across lines take a third longer to add up."""
+    raw = np.empty(array.nbytes + CACHE_LINE, dtype=np.uint8)
+    start = -raw.ctypes.data % CACHE_LINE
+    copy = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def _columns(weights: Floats) -> Floats32:

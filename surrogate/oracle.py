@@ -20,7 +20,7 @@ from loraplan.workload import Floats, Ints
 from surrogate import features, kernel
 from surrogate.bin_types import SurrogateBinTypes
 from surrogate.calibration import Calibration
-from surrogate.model import SHIPPED, Model
+from surrogate.model import SHIPPED, Model, aligned
 
 FEW_SLOTS = 8
 """Loads with fewer slots, and one for each adapter, are judged as if they had up to so many, too."""
@@ -222,7 +222,7 @@ def _tables(problem: Problem) -> tuple[NDArray[np.int64], NDArray[np.void]]:
     means = {key: features.length_means(law) for key, law in laws.items()}
     for name in kernel.LAW:
         traffic[name] = [means[id(adapter.lengths)][name] for adapter in problem.adapters]
-    tables = kernel.aligned(np.zeros((len(types), n, kernel.EMBEDDING), dtype=np.int64))
+    tables = aligned(np.zeros((len(types), n, kernel.EMBEDDING), dtype=np.int64))
     adapters = np.zeros((len(types), n), dtype=kernel.ADAPTER)
     adapters["rank"], adapters["offered"] = problem.ranks, problem.offered
     for place, gpu_type in enumerate(types):

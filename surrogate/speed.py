@@ -12,7 +12,7 @@ from loraplan.profiles import Profile
 from loraplan.sources import skewed_lengths
 from loraplan.workload import Floats, Ints
 from surrogate import features, kernel
-from surrogate.model import Model, Servers
+from surrogate.model import Model, Servers, aligned
 
 BATCH = 10_000
 ADAPTERS, PER_LOAD = 1_000, 100
@@ -38,7 +38,7 @@ def surrogate_speed(model: Model, profile: Profile, per_load: int = PER_LOAD) ->
     traffic["rate"] = np.exp(rng.uniform(np.log(0.003), np.log(0.3), ADAPTERS))
     for name, mean in features.length_means(skewed_lengths(222.7, 196.5)).items():
         traffic[name] = mean
-    table = kernel.aligned(np.zeros((1, ADAPTERS, kernel.EMBEDDING), dtype=np.int64))
+    table = aligned(np.zeros((1, ADAPTERS, kernel.EMBEDDING), dtype=np.int64))
     kernel.fixed_embeddings(traffic, 1e-3 * profile.step_ms.base, table[0])
 
     pairs = [(slots, rank) for slots in SLOTS for rank in RANKS]
