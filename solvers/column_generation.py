@@ -150,7 +150,7 @@ class Generation:
         if not self._closed() and self.master.items is not self.items:
             self._refine()
             self._generate()
-        self._dive(self.params.dives)
+        self._dive()
 
     def _begin(self) -> Solution | None:
         """A plan by best-fit, whose loads are the first patterns; a solution if that is all there is to say."""
@@ -225,12 +225,12 @@ class Generation:
                 return
             smooth = SMOOTH if any(fresh) else 0.0
 
-    def _dive(self, dives: int) -> None:
+    def _dive(self) -> None:
         """Plans by diving, as long as one GPU less might do."""
         if not self.whole or not self.floor.exact:
             return
         rng = np.random.default_rng(self.search.seed)
-        for turn in range(dives):
+        for turn in range(self.params.dives):
             if self._closed():
                 return
             known = list(self.master.patterns)
