@@ -127,7 +127,8 @@ class Pricing:
             looks: at bin types, after which to stop.
         """
         n = len(self._bins)
-        guessed = set(range(n)) if self.left is not None else set()  # a few loads are all that is wanted
+        # dives want a few loads, and no bound: relaxations are solved of those only whose turn comes
+        guessed = set(range(n)) if self.left is not None else set()
         limit_of, bounds = limits[self._types[:n]] + CLOSE, np.empty(n)
         relax_all(
             self._rows[:n],

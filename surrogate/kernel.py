@@ -24,7 +24,7 @@ POINT_OF_PACE = np.minimum(
 )
 PART_OF_PACE = (PACE_FACTORS / (FIRST_PACE * POINT_RATIO**POINT_OF_PACE) - 1.0) / (POINT_RATIO - 1.0)
 """Which points a pace lies between, and where: who runs at a pace is interpolated."""
-POINT, PART, PACE = POINT_OF_PACE.copy(), PART_OF_PACE.astype(np.float32), PACE_FACTORS.astype(np.float32)
+POINT, PART, PACE = POINT_OF_PACE, PART_OF_PACE.astype(np.float32), PACE_FACTORS.astype(np.float32)
 LANES = 8
 """The least of all paces is the least of so many at a time: ``PACES`` is a multiple."""
 WAYS, ROWS = 4, 6
@@ -323,7 +323,7 @@ def _margin(weights, factors, beta, sums, work, rows):  # type: ignore[no-untype
         terms[2 * COLUMNS + c] = weights[BUSY_TERM, c]
         terms[3 * COLUMNS + c] = weights[TURN_TERM, c]
     _shares(sums, terms, factors, busy, turn, shares)
-    best, best_way, best_share = np.inf, 0, np.float32(0.0)
+    best, best_way, best_share = np.inf, 0, np.float32(np.inf)
     for way in range(WAYS):
         share = _least(shares[way], lanes)
         score = beta[way] * math.log(max(float(share), LEAST_ROW))
