@@ -24,7 +24,7 @@ POINT_OF_PACE = np.minimum(
 )
 PART_OF_PACE = (PACE_FACTORS / (FIRST_PACE * POINT_RATIO**POINT_OF_PACE) - 1.0) / (POINT_RATIO - 1.0)
 """Which points a pace lies between, and where: who runs at a pace is interpolated."""
-POINT, PART, PACE = POINT_OF_PACE, PART_OF_PACE.astype(np.float32), PACE_FACTORS.astype(np.float32)
+PART, PACE = PART_OF_PACE.astype(np.float32), PACE_FACTORS.astype(np.float32)
 LANES = 8
 """The least of all paces is the least of so many at a time: ``PACES`` is a multiple."""
 WAYS, ROWS = 4, 6
@@ -275,7 +275,7 @@ def _shares(sums, terms, factors, busy, turn, shares):  # type: ignore[no-untype
     ``busy`` and ``turn``, shape (PACES,), become who runs and who comes.
     """
     for k in range(PACES):
-        g, part, rest = POINT[k], PART[k], np.float32(1.0) - PART[k]
+        g, part, rest = POINT_OF_PACE[k], PART[k], np.float32(1.0) - PART[k]
         busy[k] = rest * sums[FIRST_BUSY + g] + part * sums[FIRST_BUSY + g + 1]
         turn[k] = rest * sums[FIRST_TURN + g] + part * sums[FIRST_TURN + g + 1]
     shares[:] = np.float32(0.0)
