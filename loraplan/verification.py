@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,8 @@ EQUAL = 1e-6
 """Relative difference up to which value and bound are the same."""
 PATIENCE = 4
 """... have not done in so many rounds."""
+OTHER_SLOTS = tuple(np.geomspace(0.6, 2.0, 14))
+"""Of a starving load's slots: numbers that are tried instead."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +105,7 @@ class Verified:
 
 
 def with_twin(problem: Problem, parts: Split, run: Run, verifier: Verifier, start: Plan | None = None) -> Verified:
-    """Solve, replay, cut off what starves, and solve again, until nothing does.
+    """Solve, replay, cut off what starves with whatever slots, and solve again, until nothing does.
 
     The bound is that of the first round: no plan costs less by the oracle, whatever the twin says. Where cuts alone do
     not soon come to an end, because there is always another load like those that starved, further rounds plan for rates
@@ -135,11 +139,16 @@ def with_twin(problem: Problem, parts: Split, run: Run, verifier: Verifier, star
         known = (made, search, solution) if complete else known
         served = verifier.served(made, problem, solution.loads) if complete else []
         starving = [n for n, part in enumerate(served) if part < problem.constraints.served_fraction]
+        loads, starved = _mended(search, solution.loads, starving, partial(verifier.served, made, problem))
+        if loads != solution.loads:
+            solution = replace(solution, loads=loads)
+            starving = [n for n in starving if loads[n] in starved]
+            known = made, search, solution
         if not starving or run.timed_out or number == ROUNDS:
             break
         if solution.replicas is None:  # else the adapters are not those of the next round
-            for n in starving:
-                cuts.add(solution.loads[n])
+            for load in starved:
+                cuts.add(load)
         if number >= PATIENCE or solution.replicas is not None:
             factor *= STEP
     record = Verification(
@@ -156,3 +165,26 @@ def with_twin(problem: Problem, parts: Split, run: Run, verifier: Verifier, star
     proven = record.confirmed and bound is not None and value <= bound * (1.0 + EQUAL)
     found = Solution("optimal" if proven else "feasible", solution.loads, bound, certificate=certificate)
     return Verified(made, search, found, record)
+
+
+def _mended(
+    search: Search,
+    loads: tuple[GPULoad, ...],
+    starving: Sequence[int],
+    served: Callable[[tuple[GPULoad, ...]], list[float]],
+) -> tuple[tuple[GPULoad, ...], list[GPULoad]]:
+    """The loads with other slots for those that starve, where these help at no more cost; and all that starved."""
+    limit, mended, starved = search.problem.constraints.served_fraction, list(loads), []
+    for n in starving:
+        load = loads[n]
+        slots = {round(load.slots * part) for part in OTHER_SLOTS} - {0, load.slots}
+        options = [replace(load, slots=one) for one in sorted(slots)]
+        options = [one for one in (load, *options) if search.problem.starts(one)]
+        kept, predicted = search.judge(options)
+        kept &= search.costs(options, predicted) <= search.costs(options, predicted)[0] * (1.0 + EQUAL)
+        others = tuple(one for one, fine in zip(options[1:], kept[1:], strict=True) if fine)
+        parts = served(others)
+        starved += [load, *(one for one, part in zip(others, parts, strict=True) if part < limit)]
+        if others and max(parts) >= limit:
+            mended[n] = others[int(np.argmax(parts))]
+    return tuple(mended), starved
