@@ -29,7 +29,7 @@ EQUAL = 1e-6
 PATIENCE = 4
 """... have not done in so many rounds."""
 OTHER_SLOTS = tuple(np.geomspace(0.6, 2.0, 14))
-"""Of a starving load's slots: numbers that are tried instead."""
+"""Of a starving load's slots: numbers that are tried instead. On the README's trace 16 % more helped."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,12 +139,13 @@ def with_twin(problem: Problem, parts: Split, run: Run, verifier: Verifier, star
         known = (made, search, solution) if complete else known
         served = verifier.served(made, problem, solution.loads) if complete else []
         starving = [n for n, part in enumerate(served) if part < problem.constraints.served_fraction]
-        loads, starved = _mended(search, solution.loads, starving, partial(verifier.served, made, problem))
-        if loads != solution.loads:
-            solution = replace(solution, loads=loads)
-            starving = [n for n in starving if loads[n] in starved]
-            known = made, search, solution
         if not starving or run.timed_out or number == ROUNDS:
+            break
+        loads, starved = _mended(search, solution.loads, starving, partial(verifier.served, made, problem))
+        starving = [n for n in starving if loads[n] in starved]
+        solution = replace(solution, loads=loads)
+        known = made, search, solution
+        if not starving:
             break
         if solution.replicas is None:  # else the adapters are not those of the next round
             for load in starved:
@@ -173,7 +174,14 @@ def _mended(
     starving: Sequence[int],
     served: Callable[[tuple[GPULoad, ...]], list[float]],
 ) -> tuple[tuple[GPULoad, ...], list[GPULoad]]:
-    """The loads with other slots for those that starve, where these help at no more cost; and all that starved."""
+    """The loads with other slots for those that starve, where these help at no more cost; and all that starved.
+
+    Args:
+        search: judges loads and their costs.
+        loads: of a plan.
+        starving: places of those that starve in the twin.
+        served: the served fraction of each of some loads in the twin, 0 to 1.
+    """
     limit, mended, starved = search.problem.constraints.served_fraction, list(loads), []
     for n in starving:
         load = loads[n]
@@ -181,7 +189,8 @@ def _mended(
         options = [replace(load, slots=one) for one in sorted(slots)]
         options = [one for one in (load, *options) if search.problem.starts(one)]
         kept, predicted = search.judge(options)
-        kept &= search.costs(options, predicted) <= search.costs(options, predicted)[0] * (1.0 + EQUAL)
+        costs = search.costs(options, predicted)
+        kept &= costs <= costs[0] * (1.0 + EQUAL)
         others = tuple(one for one, fine in zip(options[1:], kept[1:], strict=True) if fine)
         parts = served(others)
         starved += [load, *(one for one, part in zip(others, parts, strict=True) if part < limit)]

@@ -302,10 +302,15 @@ class Generation:
                 high = middle
         return low
 
+    @property
+    def _sharing(self) -> bool:
+        """Whether the master has fewer prices than there are items."""
+        return self.master.items.basis.shape[0] < self.items.counts.size
+
     def _proven(self, prices: Prices) -> bool:
         """Whether no more can be proven by prices as few as these: what the master asks is below the bound, rounded."""
-        few = self.master.items.basis.shape[0] < self.items.counts.size
-        return few and self.floor.exact and not prices.missing > 1e-6 and prices.value < self.bound.rounded()
+        asked = prices.value if not prices.missing > 1e-6 else math.inf
+        return self._sharing and self.floor.exact and asked < self.bound.rounded()
 
     def _closed(self) -> bool:
         return bool(self.bound.rounded() >= self.value - EQUAL * max(abs(self.value), 1e-12))
@@ -315,7 +320,7 @@ class Generation:
 
         Not while items have no prices of their own: then many loads would do that leave adapters over.
         """
-        if not self.whole or self.master.items.basis.shape[0] < self.items.counts.size:
+        if not self.whole or self._sharing:
             return
         seconds = self.params.whole_s
         if self.search.deadline is not None:

@@ -20,7 +20,8 @@ from solvers.construction import SlotChoices, Stock
 
 GOLDEN = 0.5 * (5.0**0.5 - 1.0)
 TAILS = (0.0, 0.005, 0.01, 0.02)
-"""Parts of the traffic: the rarest adapters with so much of it are left out of the mix."""
+"""Parts of the traffic: the rarest adapters with so much of it are left out of the mix. Of 100,000 adapters by a
+Dirichlet law (suite popularity) .5 to 1.5 % saved two of 162 GPUs, 5 % and more none."""
 SLOTS = tuple(sorted({round(2.0 ** (k / 20)) for k in range(180)}))
 """Numbers of slots that are tried, in steps of 3.5 %: each GPU is one of many alike, so that a little counts."""
 NEAR = 5
@@ -39,7 +40,7 @@ def orders(problem: Problem) -> list[Ints]:
         for rank in sorted(set(problem.ranks.tolist()), reverse=True):
             one = falling[problem.ranks[falling] == rank]
             traffic = np.cumsum(problem.offered[one])
-            rest = int(np.searchsorted(traffic, (1.0 - tail) * traffic[-1], "right")) if tail else one.size
+            rest = int(np.searchsorted(traffic, (1.0 - tail) * traffic[-1], "right"))
             parts += [_mixed(one[:rest]), _mixed(one[rest:])]
         found.append(np.concatenate(parts) if parts else falling)
     return found
