@@ -305,12 +305,12 @@ class Generation:
     @property
     def _sharing(self) -> bool:
         """Whether the master has fewer prices than there are items."""
-        return self.master.items.basis.shape[0] < self.items.counts.size
+        return bool(self.master.items.basis.shape[0] < self.items.counts.size)
 
     def _proven(self, prices: Prices) -> bool:
         """Whether no more can be proven by prices as few as these: what the master asks is below the bound, rounded."""
         asked = prices.value if not prices.missing > 1e-6 else math.inf
-        return self._sharing and self.floor.exact and asked < self.bound.rounded()
+        return self._sharing and self.floor.exact and bool(asked < self.bound.rounded())
 
     def _closed(self) -> bool:
         return bool(self.bound.rounded() >= self.value - EQUAL * max(abs(self.value), 1e-12))
