@@ -18,6 +18,10 @@ from solvers.master import Prices
 MOST_TOTALS = 200_000
 """Combinations of GPUs of each type that are listed to round a bound up to a cost that a plan can have."""
 SAFE = 1e-9
+EQUAL = 1e-6
+"""Relative difference up to which bound and value are the same."""
+MARGIN = 1e-4
+"""By how much, relatively, more than a step is to be proven, so that no rounding error matters."""
 
 
 @dataclass
@@ -56,6 +60,55 @@ class Bound:
         # Lagrange: what loads are worth too much is rent
         rents = np.maximum(upper - self.floor.of_type - prices.gpus, 0.0)
         self.offer(prices.items, rents, prices.gpus)
+
+    def smoothed(self, prices: Prices, part: float) -> Prices:
+        """Prices on the way to those of the best bound: what a few columns ask for changes too much at a time.
+
+        (Wentges, 1997.) ``part`` of the way, if all adapters are placed by the columns.
+        """
+        centre, rents = self.worth, self.rents
+        if not part or centre is None or rents is None or prices.missing > 1e-6:
+            return prices
+        total = float(centre @ self.items.counts)
+        scale = float(prices.items @ self.items.counts) / total if total > 0 else 1.0
+        mean = [part * a * scale + (1.0 - part) * b for a, b in ((centre, prices.items), (rents, prices.types))]
+        gpus = part * scale * self.rent + (1.0 - part) * prices.gpus
+        return Prices(prices.value, mean[0], mean[1], gpus, prices.used, prices.missing)
+
+    def limits(self, prices: Prices, value: float) -> Floats:
+        """What loads of each type have to be worth to be looked for, shape (types,), if a plan of ``value`` is known.
+
+        More than their cost and rents; and where costs come in steps, by as much as it takes to prove the next step.
+        """
+        paid = np.asarray(self.floor.of_type + prices.types + prices.gpus)
+        if not self.floor.exact or prices.missing > 1e-6 or (paid <= 0).any():
+            return paid + EQUAL * max(1e-6, abs(prices.value)) / max(self.problem.gpus, 1)
+        step = self.step_below(min(prices.value, value))
+        if self.rounded() > step + EQUAL * max(1.0, abs(step)):
+            return paid * (1.0 + EQUAL)  # that is proven: what is left is to find a better plan
+        stock = np.array([gpu_type.count for gpu_type in self.problem.fleet.types])
+        rents = float(prices.types @ stock) + prices.gpus * self.problem.gpus
+        worth = float(prices.items @ self.items.counts)
+        scale = worth / (step + rents + MARGIN * max(1.0, step + rents))
+        return paid * max(min(scale, 1e6), 1.0 + 1e-6)
+
+    def step_below(self, value: float) -> float:
+        """The largest cost that a plan can have below ``value``: to prove more than this is to prove the next."""
+        if math.isinf(value):
+            return value
+        costs = np.unique(self.floor.of_type)
+        if costs.size == 1:
+            return float(math.ceil(value / costs[0] - 1e-6) - 1) * float(costs[0])
+        low, high = 0.0, value
+        if next_total(self.problem, self.floor.of_type, value * 0.999999) > value * (1 + EQUAL):
+            return value * (1 - EQUAL)
+        for _ in range(40):
+            middle = (low + high) / 2
+            if next_total(self.problem, self.floor.of_type, middle) < value * (1 - EQUAL):
+                low = middle
+            else:
+                high = middle
+        return low
 
     def rounded(self) -> float:
         """The least cost of at least the bound that GPUs of these types can have together."""

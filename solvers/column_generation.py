@@ -16,29 +16,30 @@ from loraplan.problem import GPULoad
 from loraplan.workload import Floats
 from solvers.base import Search, SearchStoppedError, Solution, Solver
 from solvers.best_fit import BestFit, BestFitParams
-from solvers.bounds import Bound, next_total
+from solvers.bounds import EQUAL, Bound
 from solvers.classes import Items, make_items
 from solvers.construction import with_room
 from solvers.diving import Dive
 from solvers.enumeration import Chosen, Loads, conclude_choice, enumerate_loads
+from solvers.filling import whole_adapters, whole_gpus
 from solvers.integer import choose
 from solvers.large import solve_large, suits
 from solvers.local_search import LocalSearch, LocalSearchParams
 from solvers.master import Master, Pattern, Prices
 from solvers.pricing import Pricing
 from solvers.rounding import MANY, complete, realise, total_cost
+from solvers.spread import Spread
 
 Choose = Callable[[Search, Loads, float], Chosen]
 """Makes a choice among loads in so many seconds."""
 
-EQUAL = 1e-6
-"""Relative difference up to which bound and value are the same."""
 SMOOTH, COLUMNS, WHOLE_EVERY, LOOKS = 0.6, 6, 25, 1000
 """How far prices are drawn to those of the best bound; loads of one pricing; rounds between searches of a plan."""
+SMOOTH_SPREAD, AS_ASKED, NEAR, TIGHTER = 0.5, 3, 0.1, 0.005
+"""The same for adapters in parts; one of so many pricings is at the prices themselves; the part of what is left to the
+next cost that a plan can have down to which the best is to be known; how much limits on parts raise a bound at most."""
 TURNS = 4
 """Dives turn off up to 0, 1, 2, ... times, less often than this, and begin anew."""
-MARGIN = 1e-4
-"""By how much, relatively, more than a step is to be proven, so that no rounding error matters."""
 
 
 @dataclass(frozen=True)
@@ -145,11 +146,18 @@ class Generation:
             self._search()
 
     def _search(self) -> None:
-        """Proofs and plans, with few prices first."""
-        self._generate()
+        """Proofs and plans, with few prices first; where adapters differ, by parts of them before that."""
+        many = self.items.basis.shape[0] < self.items.counts.size
+        spreads = self.whole and self.floor.exact and self.pricing.union.exact
+        if spreads and many:
+            self._fill(self._spread())
+        if not self._closed():
+            self._generate()
         if not self._closed() and self.master.items is not self.items:
             self._refine()
             self._generate()
+        if spreads and not many and not self._closed():
+            self._fill(self._spread())
         self._dive()
 
     def _begin(self) -> Solution | None:
@@ -202,11 +210,11 @@ class Generation:
         smooth, stuck, since = 0.0, 0, 0
         for _ in range(self.params.patience):
             prices = self.master.solve()
-            known = self.pricing.again(prices.items, self._limits(prices), 3 * COLUMNS)
+            known = self.pricing.again(prices.items, self.bound.limits(prices, self.value), 3 * COLUMNS)
             if sum(self.master.add(pattern) for pattern in known):
                 continue
-            asked = self._smoothed(prices, smooth)
-            priced = self.pricing.price(asked.items, self._limits(asked), COLUMNS, LOOKS)
+            asked = self.bound.smoothed(prices, smooth)
+            priced = self.pricing.price(asked.items, self.bound.limits(asked, self.value), COLUMNS, LOOKS)
             if not prices.missing > 1e-6 or (priced.done and not priced.patterns):
                 self.bound.priced(asked, priced.upper)
             if self._closed() or self._proven(prices):
@@ -224,6 +232,59 @@ class Generation:
             if stuck > 1:
                 return
             smooth = SMOOTH if any(fresh) else 0.0
+
+    def _spread(self) -> Spread:
+        """A bound by adapters in parts, with a price for each; what proves it."""
+        spread, pricing, bound = Spread(self.search, self.items.counts, self.dearest), self.pricing, self.bound
+        self._widen(spread, [self.master.patterns[k] for k in np.flatnonzero(self.master.solve().used > EQUAL)])
+        for turn in range(self.params.patience):
+            prices = spread.solve()
+            asked = bound.smoothed(prices, 0.0 if turn % AS_ASKED == AS_ASKED - 1 else SMOOTH_SPREAD)
+            priced = pricing.price(asked.items, bound.limits(asked, self.value), COLUMNS, LOOKS)
+            if not prices.missing > 1e-6:
+                bound.priced(asked, priced.upper)
+            if self._closed() or self._enough(prices):
+                break
+            lacks = bound.step_below(self.value) - prices.value
+            news = spread.tighten() if 0.0 < lacks < TIGHTER * prices.value else 0
+            news += self._widen(spread, priced.patterns)
+            if not news and asked is prices and priced.done:
+                break
+        return spread
+
+    def _widen(self, spread: Spread, patterns: Sequence[Pattern]) -> int:
+        """Add the bin types of patterns that are new; how many."""
+        found = 0
+        for pattern in patterns:
+            one = self.pricing.finest(pattern)
+            if one is not None:
+                per_ms = one.floor_ms * self.pricing.per_ms
+                found += spread.add(one, self.pricing.rows_of(one), float(self.floor.of_type[one.gpu_type]), per_ms)
+        return found
+
+    def _enough(self, prices: Prices) -> bool:
+        """Whether no more will be proven, and to know what is possible more exactly would tell little."""
+        room = self.bound.rounded() - self.bound.value
+        return bool(not prices.missing > 1e-6 and prices.value < self.bound.value + NEAR * room)
+
+    def _fill(self, spread: Spread) -> None:
+        """A plan on GPUs of the bin types of a spread, as long as one that costs less could be among them."""
+        if self._closed():
+            return
+        times = whole_gpus(spread, self.bound.step_below(self.value) * (1 + EQUAL))
+        if times is None:
+            return
+        gpus = [one for one, often in zip(spread.bins, times, strict=True) for _ in range(often)]
+        worth = self.bound.worth if self.bound.worth is not None else np.ones(self.items.counts.size)
+        filled = whole_adapters(self.search, [self.pricing.rows_of(one) for one in gpus], self.items.counts, worth)
+        if filled is not None:
+            patterns = [
+                Pattern(GPULoad(one.gpu_type, (), one.slots[0]), counts, 0.0)
+                for one, counts in zip(gpus, filled, strict=True)
+            ]
+            loads = realise(self.search, self.items, patterns, np.ones(len(patterns)))
+            if loads is not None:
+                self._offer(loads)
 
     def _dive(self) -> None:
         """Plans by diving, as long as one GPU less might do."""
@@ -250,57 +311,6 @@ class Generation:
         """Whether the master will use the pattern."""
         t = pattern.load.gpu_type
         return bool(prices.items @ pattern.counts > pattern.cost + prices.types[t] + prices.gpus + 1e-9)
-
-    def _smoothed(self, prices: Prices, part: float) -> Prices:
-        """Prices on the way to those of the best bound: what a few columns ask for changes too much at a time.
-
-        (Wentges, 1997.)
-        """
-        centre, rents = self.bound.worth, self.bound.rents
-        if not part or centre is None or rents is None or prices.missing > 1e-6:
-            return prices
-        total = float(centre @ self.items.counts)
-        scale = float(prices.items @ self.items.counts) / total if total > 0 else 1.0
-        mean = [part * a * scale + (1.0 - part) * b for a, b in ((centre, prices.items), (rents, prices.types))]
-        gpus = part * scale * self.bound.rent + (1.0 - part) * prices.gpus
-        return Prices(prices.value, mean[0], mean[1], gpus, prices.used, prices.missing)
-
-    def _paid(self, prices: Prices) -> Floats:
-        """What a GPU of each type costs with its rents, shape (types,)."""
-        return np.asarray(self.floor.of_type + prices.types + prices.gpus)
-
-    def _limits(self, prices: Prices) -> Floats:
-        """What loads of each type have to be worth to be looked for, shape (types,).
-
-        More than their cost and rents; and where costs come in steps, by as much as it takes to prove the next step.
-        """
-        paid = self._paid(prices)
-        if not self.floor.exact or prices.missing > 1e-6 or (paid <= 0).any():
-            return paid + EQUAL * max(1e-6, abs(prices.value)) / max(self.search.problem.gpus, 1)
-        step = self._step_below(min(prices.value, self.value))
-        if self.bound.rounded() > step + EQUAL * max(1.0, abs(step)):
-            return paid * (1.0 + EQUAL)  # that is proven: what is left is to find a better plan
-        stock = np.array([gpu_type.count for gpu_type in self.search.problem.fleet.types])
-        rents = float(prices.types @ stock) + prices.gpus * self.search.problem.gpus
-        worth = float(prices.items @ self.items.counts)
-        scale = worth / (step + rents + MARGIN * max(1.0, step + rents))
-        return paid * max(min(scale, 1e6), 1.0 + 1e-6)
-
-    def _step_below(self, value: float) -> float:
-        """The largest cost that a plan can have below ``value``: to prove more than this is to prove the next."""
-        costs = np.unique(self.floor.of_type)
-        if costs.size == 1:
-            return float(math.ceil(value / costs[0] - 1e-6) - 1) * float(costs[0])
-        low, high = 0.0, value
-        if next_total(self.search.problem, self.floor.of_type, value * 0.999999) > value * (1 + EQUAL):
-            return value * (1 - EQUAL)
-        for _ in range(40):
-            middle = (low + high) / 2
-            if next_total(self.search.problem, self.floor.of_type, middle) < value * (1 - EQUAL):
-                low = middle
-            else:
-                high = middle
-        return low
 
     @property
     def _sharing(self) -> bool:

@@ -219,7 +219,7 @@ class _Assignments:
         found = []
         target = self._target()
         for place, one in enumerate(self.pricing.bins):
-            rows = self.pricing.rows_of(place)
+            rows = self.pricing.rows_at(place)
             if (rows > 1.0).any(axis=0).all():
                 continue
             if self.bound.worth is not None and self.bound.rents is not None and math.isfinite(target):
@@ -249,7 +249,7 @@ class _Assignments:
         dearest = float(of_bin.max()) * gpus + float((of_item.max(axis=0) * self.items.counts).sum())
         return Compact(
             counts=self.items.counts,
-            bins=[np.concatenate((self.pricing.rows_of(place), apart)) for place, _ in bins],
+            bins=[np.concatenate((self.pricing.rows_at(place), apart)) for place, _ in bins],
             types=np.array([one.gpu_type for _, one in bins], dtype=np.int64),
             of_bin=of_bin,
             of_item=of_item,

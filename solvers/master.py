@@ -8,6 +8,7 @@ from itertools import pairwise
 import highspy
 import numpy as np
 
+from loraplan.bin_types import BinType
 from loraplan.problem import GPULoad, Problem
 from loraplan.workload import Floats
 from solvers.classes import Items
@@ -22,12 +23,14 @@ class Pattern:
         counts: shape (items,).
         cost: of the load.
         whole: whether it is a load, and not made of parts.
+        bin_type: in which it was found, by pricing.
     """
 
     load: GPULoad
     counts: Floats
     cost: float
     whole: bool = True
+    bin_type: BinType | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,7 +48,7 @@ class Pricing:
 
     def __init__(self, search: Search, union: BinTypes, items: Items, of_type: Floats, per_ms: Floats) -> None:
         """What a load costs at least: shape (types,), and for each ms of its ITL, shape (items,)."""
-        self._search, self._union, self._items, self._of_type, self._per_ms = search, union, items, of_type, per_ms
+        self._search, self._union, self._items, self._of_type, self.per_ms = search, union, items, of_type, per_ms
         most = search.problem.constraints.max_adapters
         self._extra = None if most is None else np.full((1, items.counts.size), 1.0 / most)
         self._height = union.rows + (most is not None)
@@ -82,9 +82,41 @@ class Pricing:
         """The bin types in use."""
         return self._bins
 
-    def rows_of(self, place: int) -> Floats:
+    def rows_at(self, place: int) -> Floats:
         """Rows of the bin type at this place, with what constraints add to them."""
         return np.asarray(self._rows[place])
+
+    def rows_of(self, one: BinType) -> Floats:
+        """The same of any bin type of the union."""
+        rows = one.rows if self._extra is None else np.concatenate((one.rows, self._extra))
+        rows = rows.copy()
+        rows[0, ~self._items.allowed[one.gpu_type]] = EXCLUDED
+        return rows
+
+    def finest(self, pattern: Pattern) -> BinType | None:
+        """The bin type, of those that cannot be split, that has most room for a load; None if none has.
+
+        Only for unions that are exact.
+        """
+        load, counts = pattern.load, pattern.counts
+        if pattern.bin_type is not None:
+            return self._down(pattern.bin_type, counts)
+        inside = (
+            one
+            for one in self._bins
+            if one.gpu_type == load.gpu_type
+            and one.slots[0] <= load.slots <= one.slots[1]
+            and _full(one, counts) <= 1.0
+        )
+        return min((self._down(one, counts) for one in inside), key=lambda one: _full(one, counts), default=None)
+
+    def _down(self, one: BinType, counts: Floats) -> BinType:
+        """The finest bin type that comes of one by going to where most room is."""
+        while True:
+            finer = self._union.split(one, counts)
+            if not finer or finer[0] is one:
+                return one
+            one = min(finer, key=lambda part: _full(part, counts))
 
     def replace(self, place: int, finer: list[BinType]) -> None:
         """Put finer bin types in the place of one; none if no load satisfies it."""
@@ -109,11 +141,7 @@ class Pricing:
                 self._types = np.append(self._types, np.zeros(room, dtype=np.int64))
         self._bins[place] = bin_type
         self._prices[place] = 0.0 if prices is None else prices
-        rows = self._rows[place]
-        rows[: self._union.rows] = bin_type.rows
-        if self._extra is not None:
-            rows[-1] = self._extra
-        rows[0, ~self._items.allowed[bin_type.gpu_type]] = EXCLUDED
+        self._rows[place] = self.rows_of(bin_type)
         self._floors[place], self._types[place] = bin_type.floor_ms, bin_type.gpu_type
         return place
 
@@ -134,7 +162,7 @@ class Pricing:
             self._rows[:n],
             worth,
             self._floors[:n],
-            self._per_ms,
+            self.per_ms,
             self._counts,
             np.full(n, np.inf) if guessed else limit_of,
             self._prices[:n],
@@ -176,7 +204,7 @@ class Pricing:
         for k in list(self._warm):
             self._search.check()
             limit = float(limits[self._types[k]]) + CLOSE
-            own = worth - self._floors[k] * self._per_ms
+            own = worth - self._floors[k] * self.per_ms
             x, best, prices = np.empty(own.size), np.zeros(own.size), np.empty(self._height)
             if relax(self._rows[k], own, self._items.counts, prices, x) <= limit:
                 continue
@@ -195,7 +223,7 @@ class Pricing:
             self._rows[one],
             worth,
             self._floors[one],
-            self._per_ms,
+            self.per_ms,
             self._counts,
             np.array([limit]),
             self._prices[one],
@@ -239,7 +267,7 @@ class Pricing:
 
         ``open``: there may be one.
         """
-        own = worth - self._floors[k] * self._per_ms
+        own = worth - self._floors[k] * self.per_ms
         value, done = pack(self._rows[k], own, self._counts, self._prices[k], limit, steps, best)
         if value <= limit:
             return "none" if done else "open"
@@ -253,8 +281,8 @@ class Pricing:
     def _parts(self, k: int) -> Pattern:
         """The best that a bin type takes of parts of adapters."""
         one, counts = self._bins[k], self._xs[k].astype(np.float64)
-        cost = float(self._of_type[one.gpu_type] + one.floor_ms * (self._per_ms @ counts))
-        return Pattern(GPULoad(one.gpu_type, (), one.slots[0]), counts, cost, whole=False)
+        cost = float(self._of_type[one.gpu_type] + one.floor_ms * (self.per_ms @ counts))
+        return Pattern(GPULoad(one.gpu_type, (), one.slots[0]), counts, cost, whole=False, bin_type=one)
 
     def _judged(self, one: BinType, counts: Floats, own: Floats, limit: float) -> Pattern | None:
         """These items as a load that the oracle accepts, if need be without the least of them; None if it does not."""
@@ -272,10 +300,17 @@ class Pricing:
             if kept.any():
                 costs = np.where(kept, self._search.costs(loads, predicted), np.inf)
                 best = int(costs.argmin())
-                return Pattern(loads[best], counts, float(costs[best]))
+                return Pattern(loads[best], counts, float(costs[best]), bin_type=one)
             if predicted.served_fraction.max() < HOPELESS * self._search.problem.constraints.served_fraction:
                 return None
         return None
+
+
+def _full(one: BinType, counts: Floats) -> float:
+    """How full the fullest row is, of 1; inf if an item is excluded."""
+    if (one.rows[:, counts > 0] > 1.0).any():
+        return np.inf
+    return float((one.rows @ counts).max())
 
 
 def adapters_of(items: Items, counts: Floats) -> tuple[int, ...]:

@@ -1,0 +1,147 @@
+"""Plans by filling: GPUs of bin types that adapters in parts would just do with, and whole adapters on them.
+
+First, which bin types: those of the spread (`solvers.spread`), one after the other, used a whole number of times.
+Then which adapters: a linear program tears no more of them than there are full rows; the largest that is torn is put on
+one of its GPUs, the rest is solved again, and so on. What is torn at last is small, and there are many such.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import highspy
+import numpy as np
+from numpy.typing import NDArray
+
+from loraplan.workload import Floats, Ints
+from solvers.base import Search
+from solvers.spread import Spread, add_parts, add_rows, quiet, solved
+
+TRIED = 3
+"""Bin types, of those that are used in part, that are tried in turn before the search is given up."""
+FULL = 1.0 - 5e-5
+"""Up to which rows are filled: those of bin types may be lighter than loads are, by rounding."""
+CLOSE = 1e-6
+
+
+def whole_gpus(spread: Spread, most: float) -> list[int] | None:
+    """How often to use each bin type, whole numbers, so that all adapters, in parts, cost ``most`` or less.
+
+    None if no such numbers were found.
+
+    Raises:
+        SearchStoppedError: the time is up.
+    """
+    least: dict[int, float] = {}
+
+    def used() -> Floats | None:
+        prices = spread.solve()
+        return spread.used if prices.missing <= CLOSE and prices.value <= most else None
+
+    def rounded(b: int, times: float) -> Floats | None:
+        """Use a bin type once more rather than in part, or else not even in part."""
+        low = float(np.floor(times + CLOSE))
+        for fewest, highest in ((low + 1.0, np.inf), (least.get(b, 0.0), low)):
+            spread.at_least(b, fewest, highest)
+            found = used()
+            if found is not None:
+                least[b] = fewest
+                return found
+        spread.at_least(b, least.get(b, 0.0))
+        return None
+
+    try:
+        now = used()
+        while now is not None:
+            part = now - np.floor(now + CLOSE)
+            torn = np.argsort(-part, kind="stable")[: min(TRIED, int((part > CLOSE).sum()))].tolist()
+            if not torn or spread.cost_of(np.ceil(now - CLOSE)) <= most:
+                return [math.ceil(times - CLOSE) for times in now]
+            before = now
+            now = next((found for b in torn if (found := rounded(b, before[b])) is not None), None)
+    finally:
+        for b in range(len(spread.bins)):
+            spread.at_least(b, 0.0)
+    return None
+
+
+def whole_adapters(search: Search, bins: Sequence[Floats], counts: Floats, worth: Floats) -> list[Floats] | None:
+    """What to put on each GPU, shape (items,) each; adapters that stay torn are left out. None if it is too much.
+
+    Args:
+        search: says when the time is up.
+        bins: of each GPU the rows of its bin type, shape (rows, items).
+        counts: shape (items,).
+        worth: shape (items,): the largest is put in its place first.
+
+    Raises:
+        SearchStoppedError: the time is up.
+    """
+    model, n, height = quiet(search), counts.size, len(bins[0])
+    add_rows(model, counts, counts)
+    add_rows(model, np.full(height * len(bins), -highspy.kHighsInf), np.zeros(height * len(bins)))
+    fullest = np.arange(n, n + height * len(bins), dtype=np.int32)
+    parts = [add_parts(model, rows, n + height * g, np.zeros(n), counts) for g, rows in enumerate(bins)]
+    model.setOptionValue("objective_bound", FULL)
+    model.addCol(1.0, 0.0, highspy.kHighsInf, fullest.size, fullest, np.full(fullest.size, -1.0))
+    gpu = np.repeat(np.arange(len(bins)), [items.size for _, items in parts])
+    item = np.concatenate([items for _, items in parts])
+    found = _Rounding(search, model, item, counts, worth).run()
+    if found is None:
+        return None
+    return [np.bincount(item[gpu == g], found[gpu == g], n).astype(np.float64) for g in range(len(bins))]
+
+
+class _Rounding:
+    """Whole numbers for the variables of a linear program, whose last one says how full the fullest row is.
+
+    Attributes:
+        item: shape (variables,), which item each is a part of.
+    """
+
+    def __init__(self, search: Search, model: highspy.Highs, item: Ints, counts: Floats, worth: Floats) -> None:
+        self.search, self.model, self.item, self.worth = search, model, item, worth
+        self.low, self.high = np.zeros(item.size), counts[item]
+
+    def run(self) -> Floats | None:
+        """Numbers as whole as they were made, rounded down; None if there is not enough room for parts."""
+        values = self._solve()
+        while values is not None:
+            torn = np.zeros(self.worth.size, dtype=np.bool_)
+            torn[self.item[np.abs(values - np.round(values)) > CLOSE]] = True
+            if not torn.any():
+                break
+            largest = int(np.argmax(np.where(torn, self.worth, -1.0)))
+            self._keep(values, ~torn[self.item] & (self.worth[self.item] >= self.worth[largest]))
+            better = self._place(largest, values)
+            if better is None:
+                break
+            values = better
+        return None if values is None else np.floor(values + CLOSE)
+
+    def _keep(self, values: Floats, which: NDArray[np.bool_]) -> None:
+        """Let these variables be what they are."""
+        places = np.flatnonzero(which & (self.low < self.high))
+        self.low[places] = self.high[places] = np.round(values[places])
+        bounds = self.low[places], self.high[places]
+        self.model.changeColsBounds(places.size, places.astype(np.int32), *bounds)
+
+    def _place(self, item: int, values: Floats) -> Floats | None:
+        """One more of an item where the largest part of one is, or else no part there; None if neither will do."""
+        mine = np.flatnonzero((self.item == item) & (self.low < self.high))
+        whole = np.floor(values + CLOSE)
+        place = int(mine[np.argmax(values[mine] - whole[mine])])
+        basis = self.model.getBasis()
+        for low, high in ((whole[place] + 1.0, self.high[place]), (self.low[place], whole[place])):
+            self.model.changeColBounds(place, float(low), float(high))
+            found = self._solve()
+            if found is not None:
+                self.low[place], self.high[place] = low, high
+                return found
+            self.model.setBasis(basis)
+        return None
+
+    def _solve(self) -> Floats | None:
+        values, _ = solved(self.search, self.model)
+        return values[:-1] if values.size and values[-1] <= FULL else None
