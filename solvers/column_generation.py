@@ -275,9 +275,12 @@ class Generation:
         if times is None:
             return
         gpus = [one for one, often in zip(spread.bins, times, strict=True) for _ in range(often)]
+        rows = [self.pricing.rows_of(one) for one in gpus]
         worth = self.bound.worth if self.bound.worth is not None else np.ones(self.items.counts.size)
-        filled = whole_adapters(self.search, [self.pricing.rows_of(one) for one in gpus], self.items.counts, worth)
-        if filled is not None:
+        for careful in (False, True):
+            filled = None if self._closed() else whole_adapters(self.search, rows, self.items.counts, worth, careful)
+            if filled is None:
+                return
             patterns = [
                 Pattern(GPULoad(one.gpu_type, (), one.slots[0]), counts, 0.0)
                 for one, counts in zip(gpus, filled, strict=True)

@@ -34,39 +34,32 @@ def whole_gpus(spread: Spread, most: float) -> list[int] | None:
         SearchStoppedError: the time is up.
     """
     least: dict[int, float] = {}
-
-    def used() -> Floats | None:
-        prices = spread.solve()
-        return spread.used if prices.missing <= CLOSE and prices.value <= most else None
-
-    def rounded(b: int, times: float) -> Floats | None:
-        """Use a bin type once more rather than in part, or else not even in part."""
-        low = float(np.floor(times + CLOSE))
-        for fewest, highest in ((low + 1.0, np.inf), (least.get(b, 0.0), low)):
-            spread.at_least(b, fewest, highest)
-            found = used()
-            if found is not None:
-                least[b] = fewest
-                return found
-        spread.at_least(b, least.get(b, 0.0))
-        return None
-
     try:
-        now = used()
-        while now is not None:
-            part = now - np.floor(now + CLOSE)
-            torn = np.argsort(-part, kind="stable")[: min(TRIED, int((part > CLOSE).sum()))].tolist()
-            if not torn or spread.cost_of(np.ceil(now - CLOSE)) <= most:
-                return [math.ceil(times - CLOSE) for times in now]
-            before = now
-            now = next((found for b in torn if (found := rounded(b, before[b])) is not None), None)
+        found = spread.affords(most)
+        while found:
+            used = spread.used
+            low = np.floor(used + CLOSE)
+            torn = [b for b in np.argsort(low - used, kind="stable").tolist() if used[b] - low[b] > CLOSE][:TRIED]
+            if not torn or spread.cost_of(np.ceil(used - CLOSE)) <= most:
+                return [math.ceil(times - CLOSE) for times in used]
+            ups = [(b, low[b] + 1.0, np.inf) for b in torn]  # once more rather than in part
+            downs = [(b, least.get(b, 0.0), low[b]) for b in torn]  # or else not even in part
+            for b, fewest, highest in (*ups, *downs):
+                spread.at_least(b, fewest, highest)
+                found = spread.affords(most)
+                if found:
+                    least[b] = fewest
+                    break
+                spread.at_least(b, least.get(b, 0.0))
     finally:
         for b in range(len(spread.bins)):
             spread.at_least(b, 0.0)
     return None
 
 
-def whole_adapters(search: Search, bins: Sequence[Floats], counts: Floats, worth: Floats) -> list[Floats] | None:
+def whole_adapters(
+    search: Search, bins: Sequence[Floats], counts: Floats, worth: Floats, careful: bool
+) -> list[Floats] | None:
     """What to put on each GPU, shape (items,) each; adapters that stay torn are left out. None if it is too much.
 
     Args:
@@ -74,6 +67,7 @@ def whole_adapters(search: Search, bins: Sequence[Floats], counts: Floats, worth
         bins: of each GPU the rows of its bin type, shape (rows, items).
         counts: shape (items,).
         worth: shape (items,): the largest is put in its place first.
+        careful: whether to look at all GPUs that have a part of an item before it is put on one.
 
     Raises:
         SearchStoppedError: the time is up.
@@ -81,16 +75,17 @@ def whole_adapters(search: Search, bins: Sequence[Floats], counts: Floats, worth
     model, n, height = quiet(search), counts.size, len(bins[0])
     add_rows(model, counts, counts)
     add_rows(model, np.full(height * len(bins), -highspy.kHighsInf), np.zeros(height * len(bins)))
-    fullest = np.arange(n, n + height * len(bins), dtype=np.int32)
     parts = [add_parts(model, rows, n + height * g, np.zeros(n), counts) for g, rows in enumerate(bins)]
-    model.setOptionValue("objective_bound", FULL)
+    fullest = np.arange(n, n + height * len(bins), dtype=np.int32)
     model.addCol(1.0, 0.0, highspy.kHighsInf, fullest.size, fullest, np.full(fullest.size, -1.0))
-    gpu = np.repeat(np.arange(len(bins)), [items.size for _, items in parts])
+    model.setOptionValue("objective_bound", FULL)
     item = np.concatenate([items for _, items in parts])
-    found = _Rounding(search, model, item, counts, worth).run()
-    if found is None:
+    numbers = _Rounding(search, model, item, counts, worth, careful).run()
+    if numbers is None:
         return None
-    return [np.bincount(item[gpu == g], found[gpu == g], n).astype(np.float64) for g in range(len(bins))]
+    ends = np.cumsum([items.size for _, items in parts])[:-1]
+    mine = zip(np.split(item, ends), np.split(numbers, ends), strict=True)
+    return [np.bincount(items, often, n).astype(np.float64) for items, often in mine]
 
 
 class _Rounding:
@@ -100,8 +95,10 @@ class _Rounding:
         item: shape (variables,), which item each is a part of.
     """
 
-    def __init__(self, search: Search, model: highspy.Highs, item: Ints, counts: Floats, worth: Floats) -> None:
-        self.search, self.model, self.item, self.worth = search, model, item, worth
+    def __init__(
+        self, search: Search, model: highspy.Highs, item: Ints, counts: Floats, worth: Floats, careful: bool
+    ) -> None:
+        self.search, self.model, self.item, self.worth, self.careful = search, model, item, worth, careful
         self.low, self.high = np.zeros(item.size), counts[item]
 
     def run(self) -> Floats | None:
@@ -128,19 +125,34 @@ class _Rounding:
         self.model.changeColsBounds(places.size, places.astype(np.int32), *bounds)
 
     def _place(self, item: int, values: Floats) -> Floats | None:
-        """One more of an item where the largest part of one is, or else no part there; None if neither will do."""
+        """One more of an item where a part of one is, or else no part there; None if neither will do."""
         mine = np.flatnonzero((self.item == item) & (self.low < self.high))
         whole = np.floor(values + CLOSE)
-        place = int(mine[np.argmax(values[mine] - whole[mine])])
-        basis = self.model.getBasis()
-        for low, high in ((whole[place] + 1.0, self.high[place]), (self.low[place], whole[place])):
+        part = values[mine] - whole[mine]
+        places = mine[np.argsort(-part, kind="stable")].tolist()[: int((part > CLOSE).sum()) if self.careful else 1]
+        best = self._best([(place, whole[place] + 1.0, self.high[place]) for place in places])
+        if best is None:
+            best = self._best([(places[0], self.low[places[0]], whole[places[0]])])
+        if best is None:
+            return None
+        (place, low, high), values = best
+        self.low[place], self.high[place] = low, high
+        self.model.changeColBounds(place, float(low), float(high))
+        return values
+
+    def _best(self, choices: Sequence[tuple[int, float, float]]) -> tuple[tuple[int, float, float], Floats] | None:
+        """The choice of bounds of a variable that leaves most room, and the solution; None if all are too much."""
+        best, fullest = None, np.inf
+        for place, low, high in choices:
+            basis = self.model.getBasis()
             self.model.changeColBounds(place, float(low), float(high))
             found = self._solve()
-            if found is not None:
-                self.low[place], self.high[place] = low, high
-                return found
-            self.model.setBasis(basis)
-        return None
+            if found is not None and self.model.getObjectiveValue() < fullest:
+                best, fullest = ((place, low, high), found), self.model.getObjectiveValue()
+            self.model.changeColBounds(place, float(self.low[place]), float(self.high[place]))
+            if found is None:
+                self.model.setBasis(basis)
+        return best
 
     def _solve(self) -> Floats | None:
         values, _ = solved(self.search, self.model)

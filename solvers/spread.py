@@ -124,6 +124,19 @@ class Spread:
         """Use bin type ``b`` so often."""
         self._model.changeColBounds(self._gpus_at[b], least, most)
 
+    def affords(self, most: float) -> bool:
+        """Whether all adapters can be placed for ``most`` or less; if not, the solver goes back to the basis before."""
+        basis = self._model.getBasis()
+        self._model.setOptionValue("objective_bound", most)
+        try:
+            prices = self.solve()
+        finally:
+            self._model.setOptionValue("objective_bound", np.inf)
+        if prices.missing <= CLOSE and prices.value <= most:
+            return True
+        self._model.setBasis(basis)
+        return False
+
 
 def quiet(search: Search) -> highspy.Highs:
     """HiGHS on one thread, without its log."""
