@@ -146,18 +146,14 @@ class Generation:
             self._search()
 
     def _search(self) -> None:
-        """Proofs and plans, with few prices first; where adapters differ, by parts of them before that."""
-        many = self.items.basis.shape[0] < self.items.counts.size
-        spreads = self.whole and self.floor.exact and self.pricing.union.exact
-        if spreads and many:
+        """Proofs and plans: by adapters in parts, then by loads, with few prices first."""
+        if self.whole and self.floor.exact and self.pricing.union.exact:
             self._fill(self._spread())
         if not self._closed():
             self._generate()
         if not self._closed() and self.master.items is not self.items:
             self._refine()
             self._generate()
-        if spreads and not many and not self._closed():
-            self._fill(self._spread())
         self._dive()
 
     def _begin(self) -> Solution | None:
