@@ -101,6 +101,8 @@ class Generation:
     Attributes:
         bound, best, value: what is proven, the best plan and what it costs.
         pricing: has the bin types, finer where it mattered.
+        whole: whether adapters may be placed one by one.
+        parts: whether parts of adapters may tell something, and have not yet.
     """
 
     def __init__(self, search: Search, params: ColumnGenerationParams, choose: Choose | None = None) -> None:
@@ -119,6 +121,7 @@ class Generation:
         self.best: tuple[GPULoad, ...] = ()
         self.value = math.inf
         self.whole = not any(len(unit) > 1 for unit in problem.units)
+        self.parts = self.whole and floor.exact and union.exact
         self.dearest = 10.0 * max(float(floor.of_type.max()), 1e3 * float(floor.per_ms.max()))
         coarse = self.items.coarse.shape[0] < self.items.basis.shape[0]
         self.master = Master(
@@ -147,8 +150,9 @@ class Generation:
 
     def _search(self) -> None:
         """Proofs and plans: by adapters in parts, then by loads, with few prices first."""
-        if self.whole and self.floor.exact and self.pricing.union.exact:
+        if self.parts:
             self._fill(self._spread())
+            self.parts = False
         if not self._closed():
             self._generate()
         if not self._closed() and self.master.items is not self.items:
@@ -268,7 +272,7 @@ class Generation:
         if self._closed():
             return
         times = whole_gpus(spread, self.bound.step_below(self.value) * (1 + EQUAL))
-        if times is None:
+        if times is None or not any(times):
             return
         gpus = [one for one, often in zip(spread.bins, times, strict=True) for _ in range(often)]
         rows = [self.pricing.rows_of(one) for one in gpus]

@@ -37,7 +37,7 @@ class Spread:
         self.bins: list[BinType] = []
         self.used = np.zeros(0)
         self._search, self._counts = search, counts
-        self._known: set[bytes] = set()
+        self._known: set[tuple[int, bytes]] = set()
         self._limited: set[tuple[int, int]] = set()
         self._gpus_at: list[int] = []
         self._parts_at: list[tuple[int, Ints]] = []
@@ -58,7 +58,7 @@ class Spread:
             cost: of a GPU.
             of_item: what each item on it costs beside that, shape (items,).
         """
-        key = rows.tobytes()
+        key = one.gpu_type, rows.tobytes()
         if key in self._known:
             return False
         self._known.add(key)
