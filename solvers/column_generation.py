@@ -37,7 +37,8 @@ SMOOTH, COLUMNS, WHOLE_EVERY, LOOKS = 0.6, 6, 25, 1000
 """How far prices are drawn to those of the best bound; loads of one pricing; rounds between searches of a plan."""
 SMOOTH_SPREAD, AS_ASKED, NEAR, TIGHTER = 0.5, 3, 0.1, 0.005
 """The same for adapters in parts; one of so many pricings is at the prices themselves; the part of what is left to the
-next cost that a plan can have down to which the best is to be known; how much limits on parts raise a bound at most."""
+next cost that a plan can have down to which the best is to be known; how much limits on parts raise a bound at most.
+All by trial on problems of 768 and 1,280 adapters."""
 TURNS = 4
 """Dives turn off up to 0, 1, 2, ... times, less often than this, and begin anew."""
 

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from loraplan.workload import Floats, Ints
 from solvers.base import Search
-from solvers.spread import Spread, add_parts, add_rows, quiet, solved
+from solvers.master import quiet
+from solvers.spread import Spread, add_parts, add_rows, solved
 
 TRIED = 3
 """Bin types, of those that are used in part, that are tried in turn before the search is given up."""
 FULL = 1.0 - 5e-5
-"""Up to which rows are filled: those of bin types may be lighter than loads are, by rounding."""
+"""Up to which rows are filled: those of bin types may be lighter than loads are, by 2e-5 (`surrogate.bin_types`)."""
 CLOSE = 1e-6
 
 
@@ -72,7 +73,7 @@ def whole_adapters(
     Raises:
         SearchStoppedError: the time is up.
     """
-    model, n, height = quiet(search), counts.size, len(bins[0])
+    model, n, height = quiet(), counts.size, len(bins[0])
     add_rows(model, counts, counts)
     add_rows(model, np.full(height * len(bins), -highspy.kHighsInf), np.zeros(height * len(bins)))
     parts = [add_parts(model, rows, n + height * g, np.zeros(n), counts) for g, rows in enumerate(bins)]

@@ -63,12 +63,12 @@ class Master:
         self.patterns: list[Pattern] = []
         self._seen: set[tuple[int, bytes]] = set()
         self._types = len(problem.fleet.types)
-        self._solver = _quiet()
+        self._solver = quiet()
         none = np.array([], dtype=np.int32), np.array([], dtype=np.float64)
         totals = items.totals
         for total in totals:
             self._solver.addRow(float(total), highspy.kHighsInf, 0, *none)
-        self._stock = [*(gpu_type.count for gpu_type in problem.fleet.types), problem.gpus]
+        self._stock = stock_of(problem)
         for stock in self._stock:
             self._solver.addRow(-highspy.kHighsInf, float(stock), 0, *none)
         self._prices = totals.size
@@ -114,7 +114,7 @@ class Master:
     def whole(self, seconds: float) -> Floats | None:
         """How often to use each pattern, whole numbers, shape (patterns,); None if nothing was found in time."""
         model = self._solver.getModel()
-        solver = _quiet()
+        solver = quiet()
         solver.passModel(model)
         columns = np.arange(self._first + len(self.patterns), dtype=np.int32)
         whole = np.full(columns.size, highspy.HighsVarType.kInteger)
@@ -146,7 +146,13 @@ def exchanges(problem: Problem, items: Items) -> list[tuple[int, int]]:
     return pairs
 
 
-def _quiet() -> highspy.Highs:
+def stock_of(problem: Problem) -> Floats:
+    """GPUs of each type, and of all, shape (types + 1,)."""
+    return np.array([*(gpu_type.count for gpu_type in problem.fleet.types), problem.gpus], dtype=np.float64)
+
+
+def quiet() -> highspy.Highs:
+    """HiGHS on one thread, without its log."""
     solver = highspy.Highs()
     solver.setOptionValue("output_flag", False)
     solver.setOptionValue("threads", 1)

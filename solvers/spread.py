@@ -14,10 +14,9 @@ import highspy
 import numpy as np
 
 from loraplan.bin_types import BinType
-from loraplan.problem import Problem
 from loraplan.workload import Floats, Ints
 from solvers.base import Search, SearchStoppedError
-from solvers.master import Prices
+from solvers.master import Prices, quiet, stock_of
 
 MOST_LIMITS = 400
 """Limits on an item in a bin type that are added at a time."""
@@ -29,25 +28,31 @@ class Spread:
 
     Attributes:
         bins: the bin types.
-        used: shape (bins,), how often each is used in the last solution.
     """
 
     def __init__(self, search: Search, counts: Floats, dearest: float) -> None:
         """Begin without bin types; ``counts`` of the items, and at what price missing ones are bought."""
         self.bins: list[BinType] = []
-        self.used = np.zeros(0)
         self._search, self._counts = search, counts
+        self._costs: list[float] = []
         self._known: set[tuple[int, bytes]] = set()
         self._limited: set[tuple[int, int]] = set()
         self._gpus_at: list[int] = []
         self._parts_at: list[tuple[int, Ints]] = []
-        self._model = quiet(search)
+        self._model = quiet()
         add_rows(self._model, counts, np.full(counts.size, highspy.kHighsInf))
         stock = stock_of(search.problem)
         add_rows(self._model, np.full(stock.size, -highspy.kHighsInf), stock)
         n = counts.size
+        self._values = np.zeros(n)
+        self._prices = Prices(np.inf, np.zeros(n), np.zeros(stock.size - 1), 0.0, np.zeros(0), np.inf)
         place, size = np.arange(n, dtype=np.int32), np.full(n, dearest)
         self._model.addCols(n, size, np.zeros(n), np.full(n, highspy.kHighsInf), n, place, place, np.ones(n))
+
+    @property
+    def used(self) -> Floats:
+        """How often each bin type is used in the last solution, shape (bins,)."""
+        return self._prices.used
 
     def add(self, one: BinType, rows: Floats, cost: float, of_item: Floats) -> bool:
         """Add a bin type; False if it is there.
@@ -72,6 +77,7 @@ class Spread:
         model.addCol(cost, 0.0, highspy.kHighsInf, index.size, index, np.append(np.ones(2), np.full(len(rows), -1.0)))
         self._parts_at.append(add_parts(model, rows, first, of_item, np.full(n, highspy.kHighsInf)))
         self.bins.append(one)
+        self._costs.append(cost)
         return True
 
     def solve(self) -> Prices:
@@ -83,22 +89,22 @@ class Spread:
         values, duals = solved(self._search, self._model)
         n, types = self._counts.size, len(self._search.problem.fleet.types)
         if not values.size:
-            self.used = np.zeros(len(self.bins))
-            return Prices(np.inf, np.zeros(n), np.zeros(types), 0.0, self.used, np.inf)
-        self._values = values
+            return Prices(np.inf, np.zeros(n), np.zeros(types), 0.0, np.zeros(len(self.bins)), np.inf)
         asked, scarce = np.maximum(duals[:n], 0.0), np.maximum(-duals[n : n + types + 1], 0.0)
-        self._asked, self.used = asked, values[self._gpus_at]
-        self._value = float(self._model.getInfo().objective_function_value)
-        return Prices(self._value, asked, scarce[:-1], float(scarce[-1]), self.used, float(values[:n].sum()))
+        value, missing = float(self._model.getInfo().objective_function_value), float(values[:n].sum())
+        self._values = values
+        self._prices = Prices(value, asked, scarce[:-1], float(scarce[-1]), values[self._gpus_at], missing)
+        return self._prices
 
     def tighten(self) -> int:
         """Forbid what the last solution does and no GPU can: more of an item per GPU than there is. Says how often."""
         found: list[tuple[float, int, int]] = []
+        worth, used = self._prices.items, self.used
         for b, (start, items) in enumerate(self._parts_at):
-            if CLOSE < self.used[b] < 1.0:
-                over = self._values[start : start + items.size] - self.used[b] * self._counts[items]
+            if CLOSE < used[b] < 1.0:
+                over = self._values[start : start + items.size] - used[b] * self._counts[items]
                 found += [
-                    (float(over[j] * self._asked[items[j]]), b, int(j))
+                    (float(over[j] * worth[items[j]]), b, int(j))
                     for j in np.flatnonzero(over > CLOSE)
                     if (b, int(j)) not in self._limited
                 ]
@@ -117,8 +123,7 @@ class Spread:
         taken = np.bincount(types, used, len(problem.fleet.types))
         if (np.append(taken, taken.sum()) > stock_of(problem) + CLOSE).any():
             return np.inf
-        gpus = np.array(self._model.getLp().col_cost_)[self._gpus_at]
-        return self._value + float(gpus @ (used - self.used))
+        return self._prices.value + float(np.array(self._costs) @ (used - self.used))
 
     def at_least(self, b: int, least: float, most: float = np.inf) -> None:
         """Use bin type ``b`` so often."""
@@ -136,20 +141,6 @@ class Spread:
             return True
         self._model.setBasis(basis)
         return False
-
-
-def quiet(search: Search) -> highspy.Highs:
-    """HiGHS on one thread, without its log."""
-    model = highspy.Highs()
-    model.setOptionValue("output_flag", False)
-    model.setOptionValue("threads", 1)
-    model.setOptionValue("random_seed", search.seed % 2**31)
-    return model
-
-
-def stock_of(problem: Problem) -> Floats:
-    """GPUs of each type, and of all, shape (types + 1,)."""
-    return np.array([*(gpu_type.count for gpu_type in problem.fleet.types), problem.gpus], dtype=np.float64)
 
 
 def add_rows(model: highspy.Highs, least: Floats, most: Floats) -> None:
