@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,12 +21,28 @@ INTERRUPTED = 130
 def main() -> None:
     """Run the command line; Ctrl-C ends it with exit code 130 and without a traceback."""
     try:
-        # Importing the commands takes a second or more, in which Ctrl-C must do no more than end the program.
-        from loraplan.cli.commands import app
+        with _ended_at_once():
+            from loraplan.cli.commands import app
 
         app()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _ended_at_once() -> Iterator[None]:
+    """Let Ctrl-C end the program while the commands are imported, which takes a second or more.
+
+    A ``KeyboardInterrupt`` would not do: Python makes another error of one raised where a class gets its attributes.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield  # of a program that ignores Ctrl-C, or has a handler of its own
+        return
+    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def __getattr__(name: str) -> Any:
