@@ -10,6 +10,7 @@ from importlib.metadata import version
 from loraplan.oracle import Predictions
 from loraplan.plan import (
     AdapterWorth,
+    Branches,
     Certificate,
     LogEntry,
     ObjectiveValue,
@@ -100,6 +101,7 @@ def _certificate(problem: Problem, names: Sequence[str], solution: Solution) -> 
         adapters=tuple(adapters),
         rents=dict(zip(types, given["rents"], strict=True)),
         rent=given["rent"],
+        branches=None if given.get("branches") is None else Branches.model_validate(given["branches"]),
     )
 
 

@@ -33,6 +33,7 @@ class BinType:
         rows: shape (rows, items), weights >= 0; one above 1 excludes the item.
         floor_ms: accepted loads that satisfy it have at least this ITL.
         box: what ``BinTypes.split`` needs to know.
+        place: of one that cannot be split, if the union is exact: numbers that tell it from all others.
     """
 
     gpu_type: int
@@ -41,6 +42,7 @@ class BinType:
     rows: Floats
     floor_ms: float
     box: Any
+    place: tuple[int, ...] = ()
 
 
 class BinTypes(ABC):

@@ -11,6 +11,8 @@ as one item, as light as the lightest of them and worth as much as the dearest: 
 most less able to prove. What is taken on trust is the oracle's bin types, the objective's floor, and the arithmetic of
 this file and of `loraplan.knapsacks`; of HiGHS only bounds are used that are recomputed from its dual values.
 
+Where prices leave a gap, a certificate may have a tree of further limits and prices on top (`loraplan.branches`).
+
 A check takes 1 to 2 ms for each bin type looked at: 4 s for 256 adapters, 9 s for 20,000 (900 items), most of the
 former the start (one core, 2026-11-26).
 """
@@ -25,7 +27,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from loraplan.bin_types import BinType, BinTypes, Groups
+from loraplan.bin_types import EXCLUDED, BinType, BinTypes, Groups
+from loraplan.branches import Bin, Branches
 from loraplan.errors import BadInputError
 from loraplan.knapsacks import Relaxation, price_bound, whole_exceeds
 from loraplan.oracle import Oracle
@@ -80,7 +83,8 @@ def verify(
     Args:
         problem, oracle, floor: what the bound is about.
         certificate: ``worth`` of each adapter, ``rents`` of each GPU type, ``rent`` of any GPU, the ``bound``; and
-            perhaps the ``items``: a number for each adapter, equal for those to take as one item.
+            perhaps the ``items``: a number for each adapter, equal for those to take as one item; and with these,
+            perhaps the ``branches``.
         most: bin types after which the check gives up.
 
     Raises:
@@ -99,6 +103,12 @@ def verify(
         items = _alike(problem, worth, floor.per_ms)
     check = _Check(problem, oracle, floor, worth, floor.of_type + rents + rent, items)
     reason = check.run(most)
+    branches = certificate.get("branches")
+    if not reason and branches is not None:
+        tree = Branches(problem, floor.of_type, check.counts, branches)
+        found = check.used(tree.most - bound, most)
+        reason = tree.run(found) if isinstance(found, list) else found
+        bound = max(bound, tree.most)
     if reason:
         return Verdict(False, -math.inf, check.seen, reason)
     return Verdict(True, _rounded(problem, floor, bound), check.seen)
@@ -124,7 +134,12 @@ def _read(problem: Problem, certificate: Mapping[str, Any]) -> tuple[Floats, Flo
 
 
 class _Check:
-    """Looks for a load that is worth more than it may be."""
+    """Looks for a load that is worth more than it may be.
+
+    Attributes:
+        seen: bin types looked at.
+        counts: shape (items,), adapters of each item.
+    """
 
     def __init__(
         self, problem: Problem, oracle: Oracle, floor: Floor, worth: Floats, paid: Floats, group_of: Ints
@@ -135,13 +150,13 @@ class _Check:
         self._union: BinTypes = union
         groups = Groups(group_of)
         self._worth, self._per_ms = groups.most(worth), groups.least(floor.per_ms)
-        self._counts = groups.sizes.astype(np.float64)
+        self.counts = groups.sizes.astype(np.float64)
         unit_of = {i: unit for unit in problem.units for i in unit}
         types_of = [problem.types_of(unit_of[i]) for i in range(len(problem.adapters))]
         types = range(len(problem.fleet.types))
         self._allowed = [groups.most(np.array([float(t in mine) for mine in types_of])) > 0 for t in types]
         most = problem.constraints.max_adapters
-        self._extra = np.empty((0, self._counts.size)) if most is None else np.full((1, self._counts.size), 1.0 / most)
+        self._extra = np.empty((0, self.counts.size)) if most is None else np.full((1, self.counts.size), 1.0 / most)
         self._paid, self._relaxation = paid, Relaxation()
         self.seen = 0
 
@@ -172,12 +187,37 @@ class _Check:
             stack += [(part, prices) for part in parts]
         return ""
 
+    def used(self, room: float, most: int) -> list[Bin] | str:
+        """The bin types, of those that cannot be split, with a load that is worth its cost and rents but for ``room``.
+
+        Or why that is not known.
+        """
+        stack, found = [(root, np.ones(root.rows.shape[0] + len(self._extra))) for root in self._union.roots()], []
+        while stack:
+            one, known = stack.pop()
+            self.seen += 1
+            if self.seen > most:
+                return f"not decided after {most} bin types"
+            rows, values, counts = self._knapsack(one)
+            limit = float(self._paid[one.gpu_type]) - room
+            if price_bound(rows, values, counts, known) < limit:
+                continue
+            prices, x = self._relaxation.solve(rows, values, counts, known)
+            if price_bound(rows, values, counts, prices) < limit:
+                continue
+            parts = self._union.split(one, x)
+            if len(parts) == 1 and parts[0] is one:
+                found.append(Bin(one.gpu_type, one.place, np.where(self._allowed[one.gpu_type], rows, EXCLUDED)))
+            else:
+                stack += [(part, prices) for part in parts]
+        return found
+
     def _knapsack(self, one: BinType) -> tuple[Floats, Floats, Floats]:
         """Rows, what each item adds and how many of it there may be, shapes (rows, items), (items,), (items,)."""
         rows = np.concatenate((one.rows, self._extra))
         values = self._worth - one.floor_ms * self._per_ms
         fits = (rows <= 1.0).all(axis=0) & (values > 0) & self._allowed[one.gpu_type]
-        return rows, values, np.where(fits, self._counts, 0.0)
+        return rows, values, np.where(fits, self.counts, 0.0)
 
 
 def _alike(problem: Problem, worth: Floats, per_ms: Floats) -> Ints:

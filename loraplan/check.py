@@ -144,6 +144,7 @@ def _bound(plan: Plan, made: Recorded, chosen: Chosen, oracle: Oracle, objective
         if not verdict.proven:
             return Finding("bound", False, f"not proven: {verdict.reason}")
         proven, words = verdict.bound, f"by prices, over {verdict.bin_types} bin types"
+        words += " and branches" if certificate.branches is not None else ""
     fine = said <= proven + 10 * TOLERANCE * max(1.0, abs(proven))
     return Finding("bound", fine, f"{proven:g} is proven {words}" + ("" if fine else f", {said:g} is claimed"))
 
@@ -166,6 +167,7 @@ def _prices(problem: Problem, certificate: Certificate) -> dict[str, object]:
         "rents": [certificate.rents.get(gpu_type.profile.name, 0.0) for gpu_type in problem.fleet.types],
         "rent": certificate.rent,
         "bound": certificate.bound,
+        "branches": None if certificate.branches is None else certificate.branches.model_dump(),
     }
 
 

@@ -6,6 +6,9 @@ rows prove ``sum(y) + sum(counts * max(0, v - y @ rows))`` whatever they are: no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import highspy
 import numpy as np
 from numba import njit
@@ -125,3 +128,33 @@ def whole_exceeds(rows, values, counts, prices, limit, steps):  # type: ignore[n
             room[r] -= amount * rows[r, j]
         depth += 1
     return -1
+
+
+def holds(bins: Sequence[Floats], counts: Floats, seconds: float = 60.0) -> bool:
+    """Whether knapsacks may hold all items together; False is the word of an integer program of HiGHS.
+
+    Args:
+        bins: rows of each, shape (rows, items); an item with a weight above 1 does not go into it.
+        counts: shape (items,).
+        seconds: after which they may.
+    """
+    model = highspy.Highs()
+    for option, value in (("output_flag", False), ("threads", 1), ("time_limit", seconds)):
+        model.setOptionValue(option, value)
+    of_item: list[list[Any]] = [[] for _ in counts]
+    for rows in bins:
+        of_row: list[list[Any]] = [[] for _ in rows]
+        for item in np.flatnonzero((rows <= 1.0).all(axis=0)):
+            amount = model.addIntegral(lb=0, ub=float(counts[item]))
+            of_item[item].append(amount)
+            for row in np.flatnonzero(rows[:, item]):
+                of_row[row].append(float(rows[row, item]) * amount)
+        for terms in of_row:
+            if terms:
+                model.addConstr(sum(terms) <= 1.0)
+    for amounts, count in zip(of_item, counts, strict=True):
+        if not amounts:
+            return False
+        model.addConstr(sum(amounts) == float(count))
+    model.run()
+    return bool(model.getModelStatus() != highspy.HighsModelStatus.kInfeasible)

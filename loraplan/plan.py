@@ -103,6 +103,43 @@ class AdapterWorth(_Part):
     )
 
 
+class Fork(_Part):
+    """At most so many GPUs are of the bin types of a box, or more; bin types have places, as oracles number them."""
+
+    least: tuple[int, ...] = Field(description="of places in the box, in each coordinate")
+    most: tuple[int, ...] = Field(description="of places in the box, in each coordinate")
+    gpus: int = Field(ge=0, description="in the one case there are no more than these")
+    fewer: Branch
+    more: Branch
+
+
+class BranchPrices(_Part):
+    """What plans of a branch cost at least is proven by these."""
+
+    worth: tuple[NonNegative, ...] = Field(description="of an adapter of each item")
+    rents: tuple[float, ...] = Field(
+        description="of the limits: on all GPUs, on those of each type, and of each fork on the way"
+    )
+
+
+class BranchPacking(_Part):
+    """The GPUs that plans of a branch have do not take all adapters."""
+
+    packed: tuple[tuple[tuple[int, ...], int], ...] = Field(
+        description="places of bin types, and how many GPUs of each"
+    )
+
+
+Branch = Fork | BranchPrices | BranchPacking
+
+
+class Branches(_Part):
+    """What is proven beyond the prices (`loraplan.branches`)."""
+
+    most: float = Field(description="no plan costs this or less")
+    tree: Branch
+
+
 class Certificate(_Part):
     """What proves the lower bound; `loraplan check` verifies it without the solvers."""
 
@@ -113,6 +150,7 @@ class Certificate(_Part):
     adapters: tuple[AdapterWorth, ...] = Field(default=(), description="of kind prices: in the objective's unit")
     rents: dict[str, NonNegative] = Field(default_factory=dict, description="by profile: for a GPU of a scarce type")
     rent: NonNegative = Field(default=0.0, description="for any GPU, where all are scarce")
+    branches: Branches | None = Field(default=None, description="of kind prices, where prices leave a gap")
 
 
 class Verification(_Part):

@@ -22,6 +22,8 @@ EQUAL = 1e-6
 """Relative difference up to which bound and value are the same."""
 MARGIN = 1e-4
 """By how much, relatively, more than a step is to be proven, so that no rounding error matters."""
+EASED = 1e-4
+"""By how much less, relatively, adapters may be said to be worth, so that a bound is easier to check."""
 
 
 @dataclass
@@ -40,6 +42,19 @@ class Bound:
     worth: Floats | None = None
     rents: Floats | None = None
     rent: float = 0.0
+    branches: dict[str, Any] | None = None
+
+    def eased(self) -> Bound:
+        """A bound by a little less than these prices, which is easier to check."""
+        less = Bound(self.problem, self.items, self.floor)
+        if self.worth is not None and self.rents is not None:
+            less.offer(self.worth * (1.0 - EASED), self.rents, self.rent)
+        return less
+
+    def exclude(self, base: Bound, most: float, tree: dict[str, Any]) -> None:
+        """No plan costs ``most`` or less, as a tree on top of the prices of ``base`` proves (`solvers.branching`)."""
+        self.value, self.worth, self.rents, self.rent = base.value, base.worth, base.rents, base.rent
+        self.branches = {"most": most, "tree": tree}
 
     def offer(self, worth: Floats, rents: Floats, rent: float) -> None:
         """Take over prices, shape (items,) and (types,), if they prove more."""
@@ -112,22 +127,26 @@ class Bound:
 
     def rounded(self) -> float:
         """The least cost of at least the bound that GPUs of these types can have together."""
-        if not self.floor.exact or not math.isfinite(self.value):
-            return self.value
-        return next_total(self.problem, self.floor.of_type, self.value)
+        value = self.value if self.branches is None else max(self.value, self.branches["most"])
+        if not self.floor.exact or not math.isfinite(value):
+            return value
+        return next_total(self.problem, self.floor.of_type, value)
 
     def certificate(self) -> dict[str, Any] | None:
-        """The prices as plain data, for `loraplan.certificate`."""
-        if self.worth is None or self.rents is None:
+        """The prices as plain data, for `loraplan.certificate`; a little less where that proves no less in the end."""
+        eased = self.eased()
+        base = eased if self.branches is None and eased.rounded() >= self.rounded() else self
+        if base.worth is None or base.rents is None:
             return None
-        worth = self.worth[self.items.group_of]
+        worth = base.worth[self.items.group_of]
         return {
             "kind": "prices",
-            "bound": self.value,
+            "bound": base.value,
             "worth": [float(one) for one in worth],
             "items": [int(one) for one in self.items.group_of],
-            "rents": [float(one) for one in self.rents],
-            "rent": float(self.rent),
+            "rents": [float(one) for one in base.rents],
+            "rent": float(base.rent),
+            "branches": self.branches,
         }
 
 

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
+from loraplan.bin_types import BinType
 from loraplan.errors import BadInputError
 from loraplan.problem import GPULoad
 from loraplan.workload import Floats
 from solvers.base import Search, SearchStoppedError, Solution, Solver
 from solvers.best_fit import BestFit, BestFitParams
-from solvers.bounds import EQUAL, Bound
+from solvers.bounds import EQUAL, MARGIN, Bound
+from solvers.branching import Branching
 from solvers.classes import Items, make_items
 from solvers.construction import with_room
 from solvers.diving import Dive
-from solvers.enumeration import Chosen, Loads, conclude_choice, enumerate_loads
+from solvers.enumeration import Choose, choice_of_patterns, conclude_choice, enumerate_loads
 from solvers.filling import whole_adapters, whole_gpus
 from solvers.integer import choose
 from solvers.large import solve_large, suits
@@ -30,17 +32,14 @@ from solvers.pricing import Pricing
 from solvers.rounding import MANY, complete, realise, total_cost
 from solvers.spread import Spread
 
-Choose = Callable[[Search, Loads, float], Chosen]
-"""Makes a choice among loads in so many seconds."""
-
 SMOOTH, COLUMNS, WHOLE_EVERY, LOOKS = 0.6, 6, 25, 1000
 """How far prices are drawn to those of the best bound; loads of one pricing; rounds between searches of a plan."""
 SMOOTH_SPREAD, AS_ASKED, NEAR, TIGHTER = 0.5, 3, 0.1, 0.005
 """The same for adapters in parts; one of so many pricings is at the prices themselves; the part of what is left to the
 next cost that a plan can have down to which the best is to be known; how much limits on parts raise a bound at most.
 All by trial on problems of 768 and 1,280 adapters."""
-TURNS = 4
-"""Dives turn off up to 0, 1, 2, ... times, less often than this, and begin anew."""
+TURNS, NODES = 4, 50
+"""Dives turn off up to 0, 1, 2, ... times, less often than this, and begin anew; so many nodes are in between."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class ColumnGenerationParams:
     Attributes:
         patience: rounds of pricing after which the search ends, whatever the gap.
         whole_s: seconds for each search of the best plan from the loads known.
-        dives: plans made by diving at most, where the gap is still open.
+        dives: plans made by diving at most, where the gap is still open; and in turn with branch and bound.
         enumerate: up to so many loads all are columns, and the choice among them is exact for any oracle and objective.
         local: patience of the local search that begins where costs differ from load to load.
     """
@@ -128,6 +127,7 @@ class Generation:
         self.master = Master(
             problem, replace(self.items, basis=self.items.coarse) if coarse else self.items, self.dearest
         )
+        self.branching: Branching | None = None
         self.reason = ""
 
     def solve(self) -> Solution:
@@ -159,7 +159,7 @@ class Generation:
         if not self._closed() and self.master.items is not self.items:
             self._refine()
             self._generate()
-        self._dive()
+        self._dive_and_branch()
 
     def _begin(self) -> Solution | None:
         """A plan by best-fit, whose loads are the first patterns; a solution if that is all there is to say."""
@@ -282,20 +282,43 @@ class Generation:
             filled = None if self._closed() else whole_adapters(self.search, rows, self.items.counts, worth, careful)
             if filled is None:
                 return
-            patterns = [
-                Pattern(GPULoad(one.gpu_type, (), one.slots[0]), counts, 0.0)
-                for one, counts in zip(gpus, filled, strict=True)
-            ]
-            loads = realise(self.search, self.items, patterns, np.ones(len(patterns)))
-            if loads is not None:
-                self._offer(loads)
+            self._fit(gpus, filled)
 
-    def _dive(self) -> None:
-        """Plans by diving, as long as one GPU less might do."""
+    def _branch(self) -> None:
+        """A plan that costs less, or the proof of none, by branching on the bin types of GPUs; a part of it."""
+        if self._closed() or not self.best or not self.pricing.union.exact:
+            return
+        most = self.bound.step_below(self.value)
+        most += MARGIN * max(1.0, most)
+        if self.branching is None or self.branching.most > most:
+            self.branching = Branching(self.search, self.pricing, self.bound, most, self.dearest)
+        found = self.branching.run(NODES)
+        if self.branching.tree is not None:
+            self.bound.exclude(self.branching.base, most, self.branching.tree)
+        self._fit([one for one, _ in found], [counts for _, counts in found])
+
+    def _fit(self, bins: Sequence[BinType], filled: Sequence[Floats]) -> None:
+        """A plan on GPUs of these bin types with so many of each item."""
+        patterns = [
+            Pattern(GPULoad(one.gpu_type, (), one.slots[0]), counts, 0.0)
+            for one, counts in zip(bins, filled, strict=True)
+        ]
+        loads = realise(self.search, self.items, patterns, np.ones(len(patterns)))
+        if loads is not None:
+            self._offer(loads)
+
+    def _dive_and_branch(self) -> None:
+        """Plans and proofs in turn, as long as one GPU less might do."""
         if not self.whole or not self.floor.exact:
             return
         rng = np.random.default_rng(self.search.seed)
-        for turn in range(self.params.dives):
+        for turn in range(0, self.params.dives, TURNS):
+            self._dive(range(turn, min(turn + TURNS, self.params.dives)), rng)
+            self._branch()
+
+    def _dive(self, turns: Iterable[int], rng: np.random.Generator) -> None:
+        """Plans by diving, as long as one GPU less might do."""
+        for turn in turns:
             if self._closed():
                 return
             known = list(self.master.patterns)
@@ -340,30 +363,15 @@ class Generation:
         if self.search.deadline is not None:
             seconds = min(seconds, max(0.0, 0.5 * (self.search.deadline - time.monotonic())))
         patterns = self.master.patterns
-        times = self.master.whole(seconds) if self.choose is None else self._chosen(self.choose, seconds)
+        if self.choose is None:
+            times = self.master.whole(seconds)
+        else:
+            times = choice_of_patterns(self.search, self.items, patterns, self.choose, seconds)
         for chosen in (times, np.floor(prices.used + 1e-6), np.round(prices.used)):
             if chosen is not None:
                 loads = realise(self.search, self.items, patterns, chosen)
                 if loads is not None:
                     self._offer(loads)
-
-    def _chosen(self, choose: Choose, seconds: float) -> Floats | None:
-        """How often to use each pattern, by ``choose``, shape (patterns,); None if it found nothing in time."""
-        patterns = [pattern for pattern in self.master.patterns if pattern.whole]
-        loads = Loads(
-            units=tuple(tuple((i,) for i in members) for members in self.items.members),
-            counts=np.array([pattern.counts for pattern in patterns]).astype(np.int64),
-            gpu_type=np.array([pattern.load.gpu_type for pattern in patterns]),
-            slots=np.array([pattern.load.slots for pattern in patterns]),
-            costs=np.array([pattern.cost for pattern in patterns]),
-            exactly=False,
-        )
-        times = choose(self.search, loads, seconds).times
-        if times is None:
-            return None
-        found = np.zeros(len(self.master.patterns))
-        found[[place for place, pattern in enumerate(self.master.patterns) if pattern.whole]] = times
-        return found
 
     def _offer(self, loads: list[GPULoad]) -> None:
         """Take over a plan if it keeps all limits and costs less."""

@@ -20,8 +20,9 @@ from loraplan.bin_types import BinType
 from loraplan.problem import GPULoad
 from loraplan.workload import Floats, Ints
 from solvers.base import Search, SearchStoppedError, Solution, Status
-from solvers.column_generation import Choose, ColumnGenerationParams, Generation
+from solvers.column_generation import ColumnGenerationParams, Generation
 from solvers.construction import with_room
+from solvers.enumeration import Choose
 from solvers.knapsack import relax
 from solvers.local_search import LocalSearch, LocalSearchParams
 from solvers.pricing import slots_to_try

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -13,7 +13,9 @@ from loraplan.problem import GPULoad
 from loraplan.workload import Floats, Ints
 from solvers.base import Search, Solution, Status
 from solvers.best_fit import BestFit, BestFitParams
+from solvers.classes import Items
 from solvers.construction import Kind, kinds_of_units, with_room
+from solvers.master import Pattern
 
 AT_ONCE = 4096
 FEW_SLOTS = 8
@@ -121,6 +123,31 @@ class Chosen:
 
     times: Sequence[int] | None
     bound: float
+
+
+Choose = Callable[[Search, Loads, float], Chosen]
+"""Makes a choice among loads in so many seconds."""
+
+
+def choice_of_patterns(
+    search: Search, items: Items, patterns: Sequence[Pattern], choose: Choose, seconds: float
+) -> Floats | None:
+    """How often to use each pattern, by ``choose``, shape (patterns,); None if it found nothing in time."""
+    whole = [pattern for pattern in patterns if pattern.whole]
+    loads = Loads(
+        units=tuple(tuple((i,) for i in members) for members in items.members),
+        counts=np.array([pattern.counts for pattern in whole]).astype(np.int64),
+        gpu_type=np.array([pattern.load.gpu_type for pattern in whole]),
+        slots=np.array([pattern.load.slots for pattern in whole]),
+        costs=np.array([pattern.cost for pattern in whole]),
+        exactly=False,
+    )
+    times = choose(search, loads, seconds).times
+    if times is None:
+        return None
+    found = np.zeros(len(patterns))
+    found[[place for place, pattern in enumerate(patterns) if pattern.whole]] = times
+    return found
 
 
 def conclude_choice(search: Search, loads: Loads, chosen: Chosen, solver: str) -> Solution:

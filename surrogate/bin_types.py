@@ -124,7 +124,8 @@ class SurrogateBinTypes(BinTypes):
         else:
             rows[:, self._busy] = EXCLUDED
         rows[0, self._ranks[box.gpu_type] > box.max_rank] = EXCLUDED
-        return BinType(box.gpu_type, box.max_rank, box.slots, rows, 0.0, box)
+        place = box.gpu_type, box.max_rank, box.way, box.slots[0], box.paces[0]
+        return BinType(box.gpu_type, box.max_rank, box.slots, rows, 0.0, box, place)
 
     def _weights(self, box: _Box) -> Floats:
         """Least weights over the ranges, shape (rows, EMBEDDING)."""

@@ -21,7 +21,16 @@ from loraplan.config import PluginSpec, build, load_settings
 from loraplan.errors import BadInputError
 from surrogate.model import SHIPPED
 
-NAMES = ("adversarial", "mixed-fleet", "paper-synthetic", "paper-trace", "popularity", "thirty-classes", "tiny")
+NAMES = (
+    "adversarial",
+    "mixed-fleet",
+    "paper-synthetic",
+    "paper-trace",
+    "popularity",
+    "random-classes",
+    "thirty-classes",
+    "tiny",
+)
 
 
 @pytest.fixture(autouse=True)
