@@ -21,6 +21,7 @@ from typing import Any
 
 import highspy
 import numpy as np
+from numpy.typing import NDArray
 
 from loraplan.bin_types import BinType
 from loraplan.workload import Floats, Ints
@@ -40,6 +41,7 @@ Box = tuple[Ints, Ints]
 MOST_ITEMS, MOST_BINS, MOST_LOOKS = 64, 1500, 60_000
 """Items, bin types, and bin types looked at to find these, beyond which it would take too long."""
 CLOSE, HARDLY, TORN = 1e-6, 1e-5, 0.1
+"""How far from whole a number is that counts as one; and that counts as torn, if possible."""
 GAINS = 0.02
 """The part of the gap that better prices must close for another search of the bin types that are left."""
 SAFE = 1e-5
@@ -180,27 +182,37 @@ class Branching:
     def _children(self, node: _Node, box: Box, times: int) -> Iterator[_Node]:
         """Those with at most so many GPUs of the box, and those with more."""
         fewer, more = self._fork(node.tree, box, times)
-        inside = np.asarray(((self._places >= box[0]) & (self._places <= box[1])).all(axis=1))
+        inside = _inside(self._places, box)
         yield from self._solve((*node.limits, Limit(inside, 0, times)), fewer, node.mixed)
         yield from self._solve((*node.limits, Limit(inside, times + 1, self._gpus)), more, node.mixed)
 
     def _torn(self, used: Floats) -> tuple[Box, int] | None:
-        """A box that is used nearest to half a time too often, and how often that is, rounded down; None if none is.
+        """A box that is used in part, and how often it is, rounded down; None if all are used whole numbers of times.
 
-        Of boxes that tell many bin types apart, if there are any that are far enough from whole.
+        The one that has nearest to half of the bin types, among those that are far enough from whole; a single bin type
+        where none else is.
         """
         active = np.flatnonzero(used > CLOSE)
         places, often = self._places[active], used[active]
-        for boxes in (self._halves(places), self._quarters(places), ((place, place) for place in places)):
-            most, chosen = HARDLY, None
+        for boxes, least in (
+            (self._halves(places), TORN),
+            (self._quarters(places), TORN),
+            (self._singles(places), HARDLY),
+        ):
+            most, chosen = -1, None
             for box in boxes:
-                times = float(often[((places >= box[0]) & (places <= box[1])).all(axis=1)].sum())
-                off = abs(times - round(times))
-                if off > most + HARDLY:
-                    most, chosen = off, (box, math.floor(times))
-            if most > TORN:
+                times = float(often[_inside(places, box)].sum())
+                size = int(_inside(self._places, box).sum())
+                balance = min(size, len(self._bins) - size)
+                if abs(times - round(times)) > least and balance > most:
+                    most, chosen = balance, (box, math.floor(times))
+            if chosen is not None:
                 return chosen
-        return chosen
+        return None
+
+    def _singles(self, places: Ints) -> Iterator[Box]:
+        for place in places:
+            yield place, place
 
     def _halves(self, places: Ints) -> Iterator[Box]:
         """Boxes up to one value of a coordinate that these places have."""
@@ -282,3 +294,8 @@ class Branching:
         more: Tree = {}
         tree.update(least=box[0].tolist(), most=box[1].tolist(), gpus=times, fewer=fewer, more=more)
         return fewer, more
+
+
+def _inside(places: Ints, box: Box) -> NDArray[np.bool_]:
+    """Which places are in a box, shape (places,)."""
+    return np.asarray(((places >= box[0]) & (places <= box[1])).all(axis=1))
