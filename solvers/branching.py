@@ -94,22 +94,21 @@ class Branching:
         for _ in range(nodes):
             if self.ended or not self._open:
                 break
-            node = self._open.pop()
-            split = self._torn(node.mixed.used)
-            if split is not None:
-                self._open += self._children(node, *split)
-                continue
+            node = self._open[-1]
             gpus = self._gpus_of(node.mixed.used)
-            if not self._all(node, gpus):
-                self._open += self._children(node, (self._places.min(axis=0), self._places.max(axis=0)), len(gpus))
-                continue
-            loads = self._pack(self._rows([self._bins[b] for b in gpus]))
-            if loads == []:
-                self._open += self._without(node, Counter(gpus))
-                continue
-            self.ended = True
-            if loads:
-                return [(self._bins[b], load) for b, load in zip(gpus, loads, strict=True)]
+            split = self._torn(node.mixed.used)
+            if split is None and not self._all(node, gpus):
+                split = (self._places.min(axis=0), self._places.max(axis=0)), len(gpus)
+            if split is not None:
+                branches = list(self._children(node, *split))
+            else:
+                loads = self._pack(self._rows([self._bins[b] for b in gpus]))
+                if loads != []:
+                    self.ended = True
+                    return [] if loads is None else [(self._bins[b], x) for b, x in zip(gpus, loads, strict=True)]
+                branches = list(self._without(node, Counter(gpus)))
+            # only now: where time is up before, the node has yet to be solved
+            self._open[-1:] = branches
         if not self.ended and not self._open:
             self.ended, self.tree = True, self._root
         return ()

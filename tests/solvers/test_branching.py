@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Sequence
 from itertools import combinations_with_replacement, product
@@ -18,11 +19,12 @@ from loraplan.oracle import Oracle, Predictions
 from loraplan.problem import GPULoad, Problem
 from loraplan.workload import Floats, Ints
 from objectives.gpu_count import GPUCount, GPUCountParams
-from solvers.base import Search
+from solvers.base import Search, SearchStoppedError
 from solvers.bounds import MARGIN, Bound
 from solvers.branching import Branching
 from solvers.classes import make_items
 from solvers.column_generation import ColumnGeneration, ColumnGenerationParams
+from solvers.mixture import Mixed, Mixture
 from solvers.pricing import Pricing
 
 RATES = 4.0, 2.0, 1.0
@@ -264,6 +266,27 @@ def test_it_goes_on_where_it_was_left() -> None:
         nodes += 1
     assert nodes > 10
     assert branching.tree == branched(search, 6)[0].tree
+
+
+def test_nothing_is_lost_where_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    knapsacks, counts = random_case(13)
+    search, calls = search_of(knapsacks, counts), 0
+    branching, bound, _ = branched(search, 6, nodes=1)
+    solve = Mixture.solve
+
+    def stopped(self: Mixture, *given: Any) -> Mixed:
+        nonlocal calls
+        calls += 1
+        if calls % 4 == 0:
+            raise SearchStoppedError("the time limit was reached")
+        return solve(self, *given)
+
+    monkeypatch.setattr(Mixture, "solve", stopped)
+    while not branching.ended:
+        with contextlib.suppress(SearchStoppedError):
+            branching.run(100)
+    assert calls > 20
+    assert checked(search, bound, branching).proven
 
 
 def test_column_generation_branches_where_prices_leave_a_gap() -> None:
