@@ -21,6 +21,8 @@ Floats = NDArray[np.float64]
 # Far above any workload; with more, sums and products would overflow, or a stream would not fit into memory.
 MOST_TOKENS = 10**9
 MOST_RANK = 1_000_000
+LEAST_RATE = 1e-12
+"""Requests/s below which an adapter counts as idle: one in 30,000 years."""
 MOST_RATE = 1e9
 
 
@@ -100,7 +102,7 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A LoRA adapter: its rank, its request rate (requests/s) and the lengths of its requests."""
+    """A LoRA adapter: its rank, its request rate (requests/s; below LEAST_RATE it is 0) and its requests' lengths."""
 
     name: str
     rank: int
@@ -128,7 +130,7 @@ class Adapter:
         if not isinstance(self.lengths, Lengths):
             raise BadInputError(f"adapter {self.name}: lengths must be Lengths (got {self.lengths!r:.80})")
         object.__setattr__(self, "rank", int(self.rank))
-        object.__setattr__(self, "rate", float(self.rate))
+        object.__setattr__(self, "rate", float(self.rate) if self.rate >= LEAST_RATE else 0.0)
 
 
 @dataclass(frozen=True, eq=False)

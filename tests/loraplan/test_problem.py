@@ -10,6 +10,7 @@ import pytest
 
 from loraplan.constraints import Constraints
 from loraplan.errors import BadInputError
+from loraplan.oracle import ORACLES
 from loraplan.problem import Fleet, GPULoad, GPUType, Problem, ProblemBuilder
 from loraplan.profiles import H100_LLAMA, Profile, read_profile
 from loraplan.workload import Adapter, Lengths, RateWorkload, Requests, TraceWorkload
@@ -38,6 +39,19 @@ def test_a_problem_is_built_piece_by_piece() -> None:
     np.testing.assert_allclose(problem.mean_kv, [250.5, 23])
     np.testing.assert_allclose(problem.offered, [150, 50])
     assert builder().gpus("h100-64gb/qwen-2.5-7b", 1).build().fleet.types[1].profile.name == "h100-64gb/qwen-2.5-7b"
+
+
+@pytest.mark.parametrize("oracle", ["fluid", "surrogate"])
+@pytest.mark.parametrize("rate", [1.1125369292536007e-308, 1e-13, 2e-12])
+def test_an_adapter_that_is_hardly_ever_asked_for_is_no_load(rate: float, oracle: str) -> None:
+    made = ProblemBuilder().adapter("a", 8, rate, tokens_in=250, tokens_out=231)
+    problem = made.adapter("b", 8, 0.0, tokens_in=250, tokens_out=231).gpus(LLAMA, 1).build()
+    assert problem.rates[0] in (0.0, 2e-12)
+    judge = ORACLES.get(oracle)
+    predicted = judge(problem, judge.Params()).predict([GPULoad(0, (0, 1), 1)])
+    assert predicted.starts[0]
+    assert predicted.served_fraction[0] > 0.9
+    assert 0.0 <= predicted.kv_utilisation[0] < 0.01
 
 
 @pytest.mark.parametrize(
