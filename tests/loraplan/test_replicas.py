@@ -90,7 +90,7 @@ def test_replicas_keep_the_traffic_and_fit_alone(rates: list[float], gpus: int) 
     problem = small_problem([(8, rate) for rate in rates], counts=(gpus,))
     parts = split(problem, oracle_of)
     totals = np.bincount(parts.origin, weights=parts.problem.rates, minlength=len(rates))
-    np.testing.assert_allclose(totals, rates)
+    np.testing.assert_allclose(totals, problem.rates)
     np.testing.assert_allclose(np.bincount(parts.origin, weights=parts.shares), np.ones(len(rates)))
     for i, rate in enumerate(rates):
         count = parts.origin.count(i)
