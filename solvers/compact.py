@@ -30,7 +30,7 @@ from solvers.pricing import slots_to_try
 EQUAL = 1e-6
 SPLITS = 60
 """Assignments solved at most."""
-ROOT_PART = 0.4
+ROOT_PART = 0.7
 """Part of the time for column generation, where an assignment comes after it."""
 MOST_VARIABLES = 20_000
 """Of an assignment: with more, none is tried."""
