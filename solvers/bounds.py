@@ -23,7 +23,9 @@ EQUAL = 1e-6
 MARGIN = 1e-4
 """By how much, relatively, more than a step is to be proven, so that no rounding error matters."""
 EASED = 1e-4
-"""By how much less, relatively, adapters may be said to be worth, so that a bound is easier to check."""
+"""By how much less, relatively, adapters may be said to be worth, so that a bound is easier to check.
+
+With 1e-5 the checker could not decide one in 3 million steps, where only whole numbers proved it."""
 
 
 @dataclass

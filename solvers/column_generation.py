@@ -295,7 +295,8 @@ class Generation:
         found = self.branching.run(NODES)
         if self.branching.tree is not None:
             self.bound.exclude(self.branching.base, most, self.branching.tree)
-        self._fit([one for one, _ in found], [counts for _, counts in found])
+        if found:
+            self._fit([one for one, _ in found], [counts for _, counts in found])
 
     def _fit(self, bins: Sequence[BinType], filled: Sequence[Floats]) -> None:
         """A plan on GPUs of these bin types with so many of each item."""
